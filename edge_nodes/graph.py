@@ -40,7 +40,7 @@ class Topic:
 
 TOPICS: Mapping[str, Topic] = {
     "points": Topic(
-        "sensor_msgs/PointCloud2", "LiDAR scan in the sensor's frame (x ahead, y left, z up)", 1, sensor=True
+        "sensor_msgs/PointCloud2", "LiDAR scan in the sensor's frame: x ahead, y left, z up", 1, sensor=True
     ),
     "audio": Topic("std_msgs/Int16MultiArray", "PCM samples, 16 kHz mono", 100),
     "segmentation/labels": Topic("sensor_msgs/Image", "mono8, class id of each cell; ahead is up, left is left", 2),
@@ -361,5 +361,5 @@ def environment() -> dict[str, str]:
     The Fast DDS profile gives shared memory room for whole clouds; both names, as distributions differ.
     """
     profile = str(share_dir() / "config" / "fastdds.xml")
-    env = {name: profile for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")}
+    env = dict.fromkeys(("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"), profile)
     return {name: value for name, value in env.items() if name not in os.environ}
