@@ -8,6 +8,7 @@ dataclass is a group, and its parameters get dotted names (`bev.range_m`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Spec:
             raise ParameterError(f"parameter {self.name} has the wrong type", got=repr(value), expected=expected)
         below = self.minimum is not None and typing.cast(float, value) < self.minimum
         above = self.maximum is not None and typing.cast(float, value) > self.maximum
-        nan = self.type is float and value != value
+        nan = self.type is float and math.isnan(typing.cast(float, value))
         if below or above or nan or (self.choices and value not in self.choices):
             raise ParameterError(f"parameter {self.name} is out of range", got=repr(value), expected=expected)
         return typing.cast(Scalar, value)

@@ -66,6 +66,16 @@ class Pipeline(ABC, Generic[ConfigT]):
             EdgeNodesError: the message is unusable; nothing of the pipeline's state is lost.
         """
 
+    def arrived(self, topic: str, message: Any) -> bool:
+        """See a message the moment it arrives, on another thread than `process`; return at once.
+
+        A pipeline that reacts while it is busy (barge-in, newest scene) overrides this.
+
+        Returns:
+            True if the message is dealt with and need not be queued for `process`.
+        """
+        return False
+
     def update(self, config: ConfigT) -> None:
         """Take changed run-time parameters; takes effect with the next message."""
         self.config = config
