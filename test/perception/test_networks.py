@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks' shapes and fusion, and the devices they run on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from edge_nodes.errors import State
+from edge_nodes.perception import PerceptionError
+from edge_nodes.perception.device import parse
+
+torch = pytest.importorskip("torch")
+from edge_nodes.perception.networks import KINDS, fused  # noqa: E402
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("pyramid", 6), ("autoencoder", 2)])
+@pytest.mark.parametrize("size", [(64, 64), (96, 128)])
+def test_one_score_a_cell(kind, outputs, size):
+    network = KINDS[kind]().eval()
+    with torch.inference_mode():
+        assert network(torch.rand(2, 36, *size)).shape == (2, outputs, *size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_batch_norm_changes_nothing(kind):
+    torch.manual_seed(0)
+    network = KINDS[kind]()
+    x = torch.rand(2, 36, 64, 64)
+    for _ in range(3):
+        network(x)  # moves the running statistics
+    network.eval()
+    with torch.inference_mode():
+        want = network(x)
+        got = fused(copy.deepcopy(network))(x)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_reaches_the_output(kind):
+    """Unlike the published notebook's pyramid, whose lower levels are dead."""
+    network = KINDS[kind]()
+    network(torch.rand(2, 36, 64, 64)).square().mean().backward()
+    dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_a_cell_sees_what_is_far_away():
+    network = KINDS["pyramid"]().eval()
+    x = torch.rand(1, 36, 128, 128, requires_grad=True)
+    network(x)[0, :, 64, 64].sum().backward()
+    seen = x.grad.abs().sum((0, 1)) > 0
+    assert seen[8, 64]
+    assert seen[64, 120]
+
+
+def test_devices():
+    import os
+
+    core = min(os.sched_getaffinity(0))
+    assert str(parse("cpu")) == "cpu"
+    assert parse(f"cpu:{core}").cores == (core,)
+    assert parse("auto").torch in {"cpu", "cuda:0"}
+    for text in ("cpu:", "cpu:a", "gpu", ""):
+        with pytest.raises(PerceptionError, match="not a device"):
+            parse(text)
+    with pytest.raises(PerceptionError) as caught:
+        parse("cpu:4000-4001")
+    assert caught.value.state is State.NO_DEVICE
