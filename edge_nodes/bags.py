@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
+from mcap.exceptions import McapError
+from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection, Nodetype
 from rosbags.rosbag2 import StoragePlugin
@@ -53,6 +56,8 @@ __all__ = [
 
 CHUNK_BYTES = 8 << 20
 _UNREADABLE = (
+    McapError,
+    zstandard.ZstdError,
     zstd.ZstdError,
     struct.error,
     AnyReaderError,
@@ -187,11 +192,26 @@ class BagReader:
         chosen = [c for c in self._reader.connections if not topics or c.topic in topics]
         if not chosen:
             return
+        read = self._read_file if self.path.suffix == ".mcap" else self._read_any
         try:
-            for connection, time, data in self._reader.messages(chosen, start_ns, stop_ns):
-                yield RawMessage(connection.topic, short_type(connection.msgtype), time, bytes(data))
+            yield from read(chosen, start_ns, stop_ns)
         except _UNREADABLE as error:
             raise self._damaged(error) from None
+
+    def _read_any(self, chosen: list[Connection], start_ns: int | None, stop_ns: int | None) -> Iterator[RawMessage]:
+        for connection, time, data in self._reader.messages(chosen, start_ns, stop_ns):
+            yield RawMessage(connection.topic, short_type(connection.msgtype), time, bytes(data))
+
+    def _read_file(self, chosen: list[Connection], start_ns: int | None, stop_ns: int | None) -> Iterator[RawMessage]:
+        """Read as `_read_any` does, with `mcap`: it needs a third of the memory and time where chunks are large."""
+        with self.path.open("rb") as file:
+            found = make_reader(file).iter_messages(
+                [c.topic for c in chosen], starting_at=start_ns, ending_before=stop_ns
+            )
+            for schema, channel, message in found:
+                yield RawMessage(
+                    channel.topic, short_type(schema.name if schema else ""), message.log_time, message.data
+                )
 
     def deserialize(self, message: RawMessage) -> Any:
         """Return the message as a `rosbags` dataclass with numpy arrays.
