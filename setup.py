@@ -45,7 +45,15 @@ setup(
     maintainer_email="maintainers@users.noreply.github.com",
     packages=find_packages(include=[NAME, NAME + ".*"]),
     package_data={
-        NAME: ["py.typed", "weights/*/*", "weights/*/*/*", "native/*.cpp", "native/*.h", "cli/*.html", "language/*.jinja"]
+        NAME: [
+            "py.typed",
+            "weights/*/*",
+            "weights/*/*/*",
+            "native/*.cpp",
+            "native/*.h",
+            "cli/*.html",
+            "language/*.jinja",
+        ]
     },
     python_requires=">=3.10",
     install_requires=[

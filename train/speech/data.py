@@ -20,14 +20,18 @@ DEV_CLUSTERS = (2, 8, 10, 32, 49, 55)
 PER_PHRASE = 15
 """Clips of one keyword phrase that are trained on."""
 
+# fmt: off
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+# fmt: on
 
 
 class Clip(NamedTuple):
+    """A clip with its normalised text; `dev` if it is never trained on."""
+
     source: str
     text: str
     samples: np.ndarray  # float32 at 16 kHz
@@ -99,6 +103,14 @@ class Augmenter:
         noise = self._noise[start : start + len(audio)]
         audio = audio + noise * (level / (np.sqrt(np.mean(noise**2)) + 1e-6) * 10 ** (-snr_db / 20))
         return audio.astype(np.float32)
+
+    def noises(self, count: int) -> Iterator[np.ndarray]:
+        """Yield pieces of noise of 0.5 to 4 s, some of them nearly silent."""
+        for _ in range(count):
+            size = self._rng.integers(8000, 64000)
+            start = self._rng.integers(0, len(self._noise) - size)
+            level = 10 ** self._rng.uniform(-3, 0)
+            yield self._noise[start : start + size] * np.float32(level)
 
     def _room(self, audio: np.ndarray) -> np.ndarray:
         """Convolve with exponentially decaying noise: a room of 0.1 to 0.5 s reverberation time."""

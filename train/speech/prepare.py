@@ -17,7 +17,7 @@ from edge_nodes.speech.features import log_mel
 from train.speech.data import Augmenter, clips
 
 
-def prepare(packs: list[str], noise: Path, seed: int) -> dict[str, list]:
+def prepare(packs: list[str], noise: Path, seed: int, noises: int) -> dict[str, list]:
     """Return {'train': [...], 'dev': [...]} of (source, text, symbols int16, mel float16 (80, T))."""
     augment, sets = Augmenter(noise, seed), {"train": [], "dev": []}
     for pack in packs:
@@ -29,6 +29,9 @@ def prepare(packs: list[str], noise: Path, seed: int) -> dict[str, list]:
             for samples in versions:
                 mel = torch.from_numpy(log_mel(samples)).half()
                 sets["dev" if clip.dev else "train"].append((clip.source, clip.text, symbols, mel))
+    for samples in augment.noises(noises):
+        mel = torch.from_numpy(log_mel(samples)).half()
+        sets["train"].append(("noise", "", torch.zeros(0, dtype=torch.int16), mel))
     return sets
 
 
@@ -37,9 +40,10 @@ def main() -> None:
     parser.add_argument("packs", nargs="+")
     parser.add_argument("--noise", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--noises", type=int, default=0, help="pieces of noise alone, without words")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    sets = prepare(args.packs, args.noise, args.seed)
+    sets = prepare(args.packs, args.noise, args.seed, args.noises)
     torch.save(sets, args.out)
     for name, items in sets.items():
         for source in sorted({item[0] for item in items}):

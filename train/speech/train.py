@@ -65,15 +65,13 @@ def collate(batch: list, rng: np.random.Generator) -> tuple[torch.Tensor, torch.
 def loss_of(encoder: Encoder, mel: torch.Tensor, lengths: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
     """Return the CTC losses of the exits, (exits,), per symbol."""
     sizes = torch.tensor([len(t) for t in targets])
-    flat, frames, losses = torch.cat(targets), (lengths + 1) // 2, []
+    flat, frames = torch.cat(targets), (lengths + 1) // 2
     with torch.autocast("cpu", torch.bfloat16):
         outputs = list(encoder(mel, lengths))
-    for output in outputs:
-        losses.append(
-            nn.functional.ctc_loss(
-                output.float().transpose(0, 1), flat, frames, sizes, reduction="sum", zero_infinity=True
-            )
-        )
+    losses = [
+        nn.functional.ctc_loss(x.float().transpose(0, 1), flat, frames, sizes, reduction="sum", zero_infinity=True)
+        for x in outputs
+    ]
     return torch.stack(losses) / sizes.sum()
 
 
@@ -134,7 +132,7 @@ def main() -> None:
         step += 1
         decay = min(0.998, (1 + step) / (10 + step))
         with torch.no_grad():
-            for slow, fast in zip(average.parameters(), encoder.parameters()):
+            for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
         total, seen = total + losses.detach(), seen + 1
         if step % 50 == 0:
