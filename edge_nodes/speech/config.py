@@ -61,7 +61,5 @@ class MicrophoneConfig:
     """Parameters of microphone_node."""
 
     device: str = parameter("", "Name or number of the input device; empty for the system's default", fixed=True)
-    sample_rate_hz: int = parameter(
-        16000, "Rate of the audio topic", unit="Hz", minimum=8000, maximum=192000, fixed=True
-    )
+    rate_hz: int = parameter(16000, "Rate of the audio topic", unit="Hz", minimum=8000, maximum=192000, fixed=True)
     block_ms: int = parameter(40, "Length of one audio message", unit="ms", minimum=20, maximum=100, fixed=True)

@@ -61,6 +61,11 @@ class Recognizer:
         self._forget()
 
     @property
+    def loaded(self) -> bool:
+        """Whether `load` has been called."""
+        return self._model is not None
+
+    @property
     def model(self) -> SpeechModel:
         """The loaded model.
 
@@ -134,6 +139,12 @@ class Recognizer:
         """End the stream: yield the final text of an open segment and start anew."""
         if self._segmenter.speaking:
             yield self._final(self._done, self._time(self._done))
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what was heard; an open segment has no final text."""
+        if not self._samples:
+            return
         self._forget()
         if self._vad is not None:
             self._vad.reset()

@@ -48,7 +48,7 @@ def words(number: int) -> str:
 def normalise(text: str) -> str | None:
     """Return a transcript in the alphabet, or None if how it is spoken cannot be told (long numbers, symbols)."""
     text = re.sub(r"\b\d{1,2}\b", lambda m: words(int(m[0])), text.lower().replace("’", "'"))
-    if re.search(r"[^a-z',.?!;:\"()\s-]|\b[b-hj-z]\b(?!')", text):
+    if re.search(r"[^a-z',.?!;:\"()\s-]|(?<!')\b[b-hj-z]\b(?!')", text):
         return None
     return " ".join(re.sub(r"[^a-z']|(?<![a-z])'|'(?![a-z])", " ", text).split()) or None
 
