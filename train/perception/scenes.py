@@ -215,8 +215,8 @@ def _corridor(rng: Rng, seed: int) -> Scene:
                 back = sign * (half + _u(rng, 2, 6))
                 things.append(wall(rng, (x + step - 2, back), (x + step + door + 2, back), height + 0.5))
             x += step + (door if rng.random() < 0.6 else 0.0)
-    for x in (-_u(rng, 6, 26), _u(rng, 6, 36)):
-        things.append(wall(rng, (x, -half), (x, half), height + 0.5))
+    ends = (-_u(rng, 6, 26), _u(rng, 6, 36))
+    things += [wall(rng, (x, -half), (x, half), height + 0.5) for x in ends]
     for _ in range(rng.integers(0, 6)):
         y = float(rng.choice([-1, 1])) * (half - 0.35)
         size = (_u(rng, 0.3, 1.2), _u(rng, 0.3, 0.6), _u(rng, 0.3, 2.0))

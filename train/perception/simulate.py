@@ -131,7 +131,7 @@ class Thing:
             count += len(v)
         c, s = math.cos(yaw), math.sin(yaw)
         turned = np.concatenate(vertices) @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
-        return turned + (x, y, ground + self.z), np.concatenate(faces)
+        return turned + np.array([x, y, ground + self.z]), np.concatenate(faces)
 
 
 @dataclass(frozen=True)
