@@ -17,7 +17,12 @@ from edge_nodes import graph
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = [path.name for path in (ROOT / "launch").glob("*.launch.py")]
-SHARE = ["package.xml", "config/fastdds.xml", *(f"launch/{n}" for n in LAUNCH), *(f"config/{n}.yaml" for n in graph.NODES)]
+SHARE = [
+    "package.xml",
+    "config/fastdds.xml",
+    *(f"launch/{n}" for n in LAUNCH),
+    *(f"config/{n}.yaml" for n in graph.NODES),
+]
 INDEX = "share/ament_index/resource_index/packages/edge_nodes"
 
 
@@ -26,7 +31,10 @@ def tree(tmp_path_factory):
     """A copy of what git would check out, with no build leftovers."""
     target = tmp_path_factory.mktemp("ws") / "src" / "edge_nodes"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
@@ -81,6 +89,8 @@ def test_colcon_build(tree, symlink):
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     path = str(Path(sys.executable).parent) + os.pathsep + env["PATH"]
     out = run(
-        ["bash", "-c", f". install/setup.bash && cd / && python3 -c '{check}'"], cwd=workspace, env={**env, "PATH": path}
+        ["bash", "-c", f". install/setup.bash && cd / && python3 -c '{check}'"],
+        cwd=workspace,
+        env={**env, "PATH": path},
     )
     assert str(workspace) in out.stdout
