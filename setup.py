@@ -33,6 +33,7 @@ DEV = [
     "mypy>=2.4,<3",
     "jsonschema>=4.26,<5",
     "colcon-common-extensions==0.3.0",
+    "ros-jazzy-domain-coordinator",
 ]
 
 setup(
@@ -93,6 +94,7 @@ setup(
         ("share/" + NAME, ["package.xml"]),
         ("share/" + NAME + "/launch", _files("launch/*.launch.py")),
         ("share/" + NAME + "/config", _files("config/*.*")),
+        ("share/" + NAME + "/config/demo", _files("config/demo/*.*")),
         ("lib/" + NAME, _files("libexec/*")),
     ],
     entry_points={"console_scripts": ["edge-nodes = edge_nodes.cli:main"]},
