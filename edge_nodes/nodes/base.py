@@ -22,6 +22,7 @@ from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -37,6 +38,7 @@ from edge_nodes.nodes.messages import build, message_type
 from edge_nodes.nodes.statistics import DAY_S, Statistics
 from edge_nodes.pipeline import Output, Pipeline, stamp_ns
 
+RCLError = rclpy_implementation.RCLError
 PROGRESS_S = 2.0
 ERROR_SHOWN_S = 5.0
 STOP_TIMEOUT_S = 1.5
@@ -356,9 +358,10 @@ class EdgeNode(LifecycleNode):
     def _work_on(self, topic: str, queued: Queued) -> None:
         pipeline, wanted = self.pipeline, self.wanted()
         self._idle = not wanted
-        if pipeline is None or not wanted:
+        if not wanted:
             self.statistics.count("skipped, no subscriber")
-            return
+        if pipeline is None or (not wanted and graph.TOPICS[topic].sensor):
+            return  # a stream that is not a sensor's goes on to the pipeline, which keeps or resets its state
         begin = time.perf_counter()
         try:
             changed, self._changed_config = self._changed_config, None
@@ -501,7 +504,7 @@ def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except EdgeNodesError as error:
+    except (EdgeNodesError, RCLError) as error:
         rclpy.logging.get_logger("edge_nodes").fatal(str(error))
         code = 1
     finally:

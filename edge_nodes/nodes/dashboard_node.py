@@ -103,11 +103,14 @@ class DashboardNode(EdgeNode):
             "scene/objects": self._draw_objects,
         }
         for topic, data in newest.items():
-            message = self.read(topic, data)
-            if topic in painters:
-                painters[topic](message)
-            elif topic in self._panels:
-                self._panels[topic].content = message.data
+            try:
+                message = self.read(topic, data)
+                if topic in painters:
+                    painters[topic](message)
+                elif topic in self._panels:
+                    self._panels[topic].content = message.data
+            except Exception as error:  # noqa: BLE001  a node never dies of a message
+                self._bad(State.BAD_INPUT, f"a message of {topic} cannot be drawn: {type(error).__name__}: {error}")
         lines = [*self._talk, *([f"**robot** {self._answer} …"] if self._answer else [])]
         self._panels["talk"].content = "\n\n".join(lines) or "*nothing said yet*"
         self.statistics.processed(None, (time.perf_counter() - begin) * 1e3)

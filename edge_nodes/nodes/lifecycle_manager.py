@@ -8,8 +8,9 @@ that stops answering, or was restarted, is brought up again.
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -26,10 +27,17 @@ from edge_nodes.errors import ParameterError
 from edge_nodes.nodes.base import run
 from edge_nodes.nodes.config import LifecycleManagerConfig
 
-TICK_S = 0.1
+TICK_S = 0.05
+QUESTION_S = 1.0
 _CONFIGURE, _ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 _DEACTIVATE, _CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
 _NAMES = {_CONFIGURE: "configure", _ACTIVATE: "activate", _DEACTIVATE: "deactivate", _CLEANUP: "clean up"}
+_REACHES = {
+    _CONFIGURE: Lifecycle.PRIMARY_STATE_INACTIVE,
+    _ACTIVATE: Lifecycle.PRIMARY_STATE_ACTIVE,
+    _DEACTIVATE: Lifecycle.PRIMARY_STATE_INACTIVE,
+    _CLEANUP: Lifecycle.PRIMARY_STATE_UNCONFIGURED,
+}
 
 
 @dataclass
@@ -42,6 +50,7 @@ class Managed:
         failures: failed transitions since it was last active.
         call, transition, deadline: the request under way, its transition (0 for a question) and when it is given up.
         not_before: earliest time of the next request.
+        next_question: when its state is asked for again.
     """
 
     name: str
@@ -52,7 +61,8 @@ class Managed:
     call: Any = None
     transition: int = 0
     deadline: float = 0.0
-    not_before: float = field(default_factory=time.monotonic)
+    not_before: float = 0.0
+    next_question: float = 0.0
 
 
 class LifecycleManager(Node):
@@ -119,7 +129,7 @@ class LifecycleManager(Node):
             request = ChangeState.Request()
             request.transition.id = transition
             self._request(node, node.change_state, request, transition, self.config.transition_timeout_s)
-        elif node.state == Lifecycle.PRIMARY_STATE_UNKNOWN or self.config.bond_timeout_s:
+        elif node.state == Lifecycle.PRIMARY_STATE_UNKNOWN or time.monotonic() >= node.next_question:
             timeout = self.config.bond_timeout_s or self.config.transition_timeout_s
             self._request(node, node.get_state, GetState.Request(), 0, timeout)
 
@@ -168,9 +178,10 @@ class LifecycleManager(Node):
             if was == Lifecycle.PRIMARY_STATE_ACTIVE != node.state:
                 self._announced = False
                 self.get_logger().warning(f"{node.name} is {answer.current_state.label} and no longer active")
-            node.not_before = now + min(1.0, self.config.bond_timeout_s or 1.0)
+            node.next_question = now + QUESTION_S if self.config.bond_timeout_s else math.inf
             return
-        name, node.state = _NAMES[node.transition], Lifecycle.PRIMARY_STATE_UNKNOWN
+        name = _NAMES[node.transition]
+        node.state = _REACHES[node.transition] if answer.success else Lifecycle.PRIMARY_STATE_UNKNOWN
         if answer.success:
             self.get_logger().info(f"{node.name}: {name} done")
             if node.transition == _ACTIVATE:

@@ -48,7 +48,8 @@ def _convert(kind: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         # array.array is the only type that rclpy takes without looking at each element.
         flat = np.ascontiguousarray(value).reshape(-1)
-        out = array.array(_typecode(flat.dtype))
+        # A byte field (Image.data) takes the memory of any array as it is.
+        out = array.array("B" if kind == "sequence<uint8>" else _typecode(flat.dtype))
         out.frombytes(flat.view(np.uint8).data)
         return out
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):

@@ -45,7 +45,7 @@ class MicrophoneNode(EdgeNode):
         while not self._stopped.is_set():
             try:
                 self._publish_blocks()
-            except EdgeNodesError as error:  # noqa: PERF203  an unplugged microphone comes back: keep trying
+            except EdgeNodesError as error:  # an unplugged microphone comes back: keep trying
                 self._bad(error.state, str(error))
                 self._stopped.wait(2.0)
 

@@ -38,6 +38,7 @@ class World:
         self.tester = self.add(rclpy.create_node("tester", context=self.context))
         self.changed = threading.Condition()
         self.received = {}
+        self.stopping = False
         self.thread = threading.Thread(target=self._spin, daemon=True)
         self.thread.start()
 
@@ -45,7 +46,7 @@ class World:
         from rclpy.executors import ExternalShutdownException
 
         try:
-            while self.context.ok():
+            while not self.stopping:
                 self.executor.spin_once(timeout_sec=0.1)
                 with self.changed:
                     self.changed.notify_all()
@@ -94,12 +95,12 @@ class World:
         return self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
 
     def close(self):
-        for node in self.nodes:
-            self.executor.remove_node(node)
+        self.stopping = True
+        self.thread.join(10)
+        self.executor.shutdown()
         for node in self.nodes:
             node.destroy_node()
         rclpy.shutdown(context=self.context)
-        self.thread.join(5)
 
 
 @pytest.fixture

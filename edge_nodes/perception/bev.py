@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clouds to bird's-eye-view maps, and the history of maps the networks see (after arXiv 2412.18165).
+
+Instead of the paper's binary maps, a map counts the points of each cell in slices of height above the ground. Row 0
+is farthest ahead (+x), column 0 farthest left (+y); the sensor is at the corner of the four middle cells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.ground import Ground, GroundEstimator
+
+Codes = npt.NDArray[np.uint8]
+SLICES = 6
+"""Ground, four slices of the band that blocks the robot, overhead."""
+_BOTTOM_M, _TOP_M, _STEP_M = -1.0, 4.0, 0.05
+_FULL = 63
+# Counts as codes: 255 log(1 + n) / log(1 + 63).
+_CODE = np.round(255 * np.log1p(np.arange(_FULL + 1)) / np.log1p(_FULL)).astype(np.uint8)
+
+
+class BevMap(NamedTuple):
+    """One scan seen from above.
+
+    Attributes:
+        slices: (H, W, 6) uint8 logarithmic point counts: below `min_height_m`, four slices up to `max_height_m`,
+            above it.
+        obstacle: (H, W) uint8, the count of the four middle slices together.
+    """
+
+    slices: Codes
+    obstacle: Codes
+
+
+def slice_edges(config: BevConfig) -> npt.NDArray[np.float64]:
+    """Return the five heights (m above ground) between the six slices."""
+    low, high = config.min_height_m, config.max_height_m
+    return low + (high - low) * np.array([0.0, 0.12, 0.32, 0.61, 1.0])
+
+
+def cell_index(xyz: npt.NDArray[np.float32], config: BevConfig) -> npt.NDArray[np.int32]:
+    """Return row * cells + column of each point (N, 3), cells * cells for points off the map."""
+    n, scale = config.cells, np.float32(1.0 / config.resolution_m)
+    middle = np.float32(n / 2)
+    row = middle - xyz[:, 0] * scale
+    column = middle - xyz[:, 1] * scale
+    inside = (row >= 0) & (row < n) & (column >= 0) & (column < n)
+    row[~inside] = 0
+    column[~inside] = 0
+    # int32 arithmetic would round halves of large floats: truncate each on its own.
+    index = row.astype(np.int32) * np.int32(n) + column.astype(np.int32)
+    index[~inside] = n * n
+    return index
+
+
+def bev_map(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> BevMap:
+    """Return the map of a cloud.
+
+    Args:
+        xyz: (N, 3) float32, m, sensor frame.
+        ground: its ground.
+        config: grid and height band.
+    """
+    n = config.cells
+    area = n * n
+    index = cell_index(xyz, config)
+    height = ground.height_of(xyz)
+    height -= np.float32(_BOTTOM_M)
+    height *= np.float32(1 / _STEP_M)
+    steps = round((_TOP_M - _BOTTOM_M) / _STEP_M)
+    np.clip(height, -1, steps, out=height)
+    offset = _slice_table(config, area)[np.floor(height).astype(np.int32)]
+    index *= SLICES
+    offset += index
+    # Off the map or outside all slices: the last bin.
+    counts = np.bincount(np.minimum(offset, SLICES * area), minlength=SLICES * area + 1)[:-1]
+    np.minimum(counts, _FULL, out=counts)
+    counts = counts.reshape(n, n, SLICES)
+    obstacle = counts[..., 1] + counts[..., 2] + counts[..., 3] + counts[..., 4]
+    np.minimum(obstacle, _FULL, out=obstacle)
+    return BevMap(_CODE[counts], _CODE[obstacle])
+
+
+def _slice_table(config: BevConfig, area: int) -> npt.NDArray[np.int32]:
+    """Return the slice that each height step lies in; the last two entries are no slice."""
+    steps = round((_TOP_M - _BOTTOM_M) / _STEP_M)
+    middle = _BOTTOM_M + (np.arange(steps) + 0.5) * _STEP_M
+    table = np.searchsorted(slice_edges(config), middle).astype(np.int32)
+    # Index `steps` is too high, -1 (the last entry) too low.
+    return np.concatenate([table, np.full(2, SLICES * area, np.int32)])
+
+
+class BevHistory:
+    """The newest map whole and the ones before it as two channels each, kept from scan to scan.
+
+    Args:
+        config: grid, height band and history length.
+    """
+
+    def __init__(self, config: BevConfig) -> None:
+        self.config = config
+        n = config.cells
+        self._input = np.zeros((n, n, SLICES + 2 * (config.history - 1)), np.uint8)
+        self._estimator = GroundEstimator(config.range_m)
+        self.ground = Ground()
+        self._stamp_ns: int | None = None
+        self._obstacle = np.zeros((n, n), np.uint8)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input: 6 + 2 (history - 1)."""
+        return int(self._input.shape[2])
+
+    def reset(self) -> None:
+        """Start with empty maps, as after a gap in the stream."""
+        self._input[:] = 0
+        self._obstacle[:] = 0
+        self._estimator.reset()
+        self._stamp_ns = None
+
+    def push(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> Codes:
+        """Add a scan and return the networks' input.
+
+        Args:
+            xyz: (N, 3) float32, m, sensor frame.
+            stamp_ns: its stamp; one that lies back in time or far ahead starts the history anew.
+
+        Returns:
+            (H, W, channels) uint8: the six slices of this scan, then obstacle and ground count of each older one,
+            newest first; channels last, as the networks run fastest. Older maps are not moved by the robot's own
+            motion. Valid until the next call.
+        """
+        gap = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
+        if gap < 0 or gap > self.config.max_gap_s * 1e9:
+            self.reset()
+        if self.config.sensor_height_m > 0:
+            self.ground = Ground(offset_m=-self.config.sensor_height_m)
+        else:
+            self.ground = self._estimator.estimate(xyz)
+        new = bev_map(xyz, self.ground, self.config)
+        if self._stamp_ns is not None and self.config.history > 1:
+            before = self._input[..., 0].copy()
+            # Moving all bytes by one map ages every cell's older maps at once; the channels that this spoils are
+            # the ones written next.
+            flat = self._input.reshape(-1)
+            flat[2:] = flat[:-2]
+            self._input[..., SLICES] = self._obstacle
+            self._input[..., SLICES + 1] = before
+        self._input[..., :SLICES] = new.slices
+        self._obstacle = new.obstacle
+        self._stamp_ns = stamp_ns
+        return self._input

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the perception nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_nodes.parameters import group, parameter
+
+CLASSES = ("unknown", "ground", "wall", "vehicle", "person", "obstacle")
+COLOURS = ((20, 20, 24), (110, 120, 110), (150, 110, 80), (60, 130, 220), (240, 90, 60), (230, 200, 60))
+"""RGB of each class in pictures, in the order of `CLASSES`."""
+"""Names of the class ids in segmentation/labels."""
+
+
+@dataclass(frozen=True)
+class BevConfig:
+    """The bird's-eye-view map: a square around the sensor, rows from far ahead to behind, columns from left."""
+
+    range_m: float = parameter(
+        32.0,
+        "half the map's side; the shipped networks want 64 cells or a multiple",
+        unit="m",
+        minimum=4.0,
+        maximum=100.0,
+        fixed=True,
+    )
+    resolution_m: float = parameter(
+        0.25, "side of a cell; the shipped networks learned 0.25", unit="m", minimum=0.05, maximum=1.0, fixed=True
+    )
+    history: int = parameter(16, "maps a network sees, the newest one included", minimum=1, maximum=64, fixed=True)
+    min_height_m: float = parameter(
+        0.15, "lower points count as ground", unit="m", minimum=0.0, maximum=1.0, fixed=True
+    )
+    max_height_m: float = parameter(
+        2.2, "higher points do not block the robot", unit="m", minimum=0.3, maximum=5.0, fixed=True
+    )
+    sensor_height_m: float = parameter(
+        0.0,
+        "height of the sensor above the ground; 0 estimates the ground in each cloud",
+        unit="m",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    max_gap_s: float = parameter(
+        1.0, "a longer gap between clouds, or a step back in time, starts the history anew", unit="s", minimum=0.1
+    )
+
+    @property
+    def cells(self) -> int:
+        """Cells along a side."""
+        return round(2 * self.range_m / self.resolution_m)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Parameters of segmentation_node."""
+
+    model: str = parameter("perception/segmentation", "name of a model, or path of its directory", fixed=True)
+    device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
+    threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
+    bev: BevConfig = group(BevConfig)
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """Parameters of reconstruction_node."""
+
+    model: str = parameter("perception/reconstruction", "name of a model, or path of its directory", fixed=True)
+    device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
+    threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
+    bev: BevConfig = group(BevConfig)
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Parameters of scene_node."""
+
+    min_cells: int = parameter(2, "smaller clusters of cells are left out", minimum=1, maximum=100)
+    min_points: int = parameter(3, "clusters with fewer points are left out", minimum=1, maximum=1000)
+    max_objects: int = parameter(40, "objects in an event, nearest first", minimum=1, maximum=500)
+    occupied: float = parameter(0.5, "probability from which a cell counts as occupied", minimum=0.05, maximum=0.95)
+    robot_width_m: float = parameter(
+        0.8, "width of the corridors in which free distance is measured", unit="m", minimum=0.1, maximum=5.0
+    )
+    robot_radius_m: float = parameter(
+        0.5, "cells nearer than this are the robot itself", unit="m", minimum=0.0, maximum=5.0
+    )
+    alarm_m: float = parameter(
+        2.0,
+        "a person or something closing in within this distance raises the alarm",
+        unit="m",
+        minimum=0.0,
+        maximum=30.0,
+    )
+    alarm_s: float = parameter(
+        2.5, "something that would arrive within this time raises the alarm", unit="s", minimum=0.0, maximum=30.0
+    )
+    moving_mps: float = parameter(0.35, "slower things count as standing", unit="m/s", minimum=0.05, maximum=5.0)
+    confirm: int = parameter(3, "scans in which a thing must be seen before it is reported", minimum=1, maximum=20)
+    forget_s: float = parameter(0.8, "an object unseen for this long is dropped", unit="s", minimum=0.1, maximum=10.0)
+    gate_m: float = parameter(1.5, "farthest a detection may lie from its track", unit="m", minimum=0.1, maximum=10.0)
+    wait_frames: int = parameter(5, "stamps kept while their other parts are awaited", minimum=1, maximum=50)
+    bev: BevConfig = group(BevConfig)

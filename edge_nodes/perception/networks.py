@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two networks: a pyramid for segmentation, an autoencoder for reconstruction and forecast.
+
+Both have the shape of the Parallel Perception Network (arXiv 2412.18165): 16 past maps as channels in, an encoder
+that halves the map level by level, a decoder that doubles it again. Unlike the published notebook's, the pyramid's
+decoder is chained: each level starts from the level below and joins the encoder's map of its own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+MULTIPLE = 64
+"""Sides of input maps are multiples of this."""
+
+
+class Unit(nn.Module):
+    """Convolution 3x3 or 1x1, batch norm, ReLU.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: 1 or 3.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv: nn.Module = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, H / stride, W / stride)."""
+        return torch.relu(self.norm(self.conv(x)))
+
+
+class Encoder(nn.Module):
+    """Halves the map once per level; two units a level, the second with a short cut.
+
+    Args:
+        inputs: channels of the maps, all in one.
+        widths: channels of each level.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        before = [inputs, *widths[:-1]]
+        self.range = nn.Conv2d(1, widths[0], 1)
+        self.down = nn.ModuleList(Unit(a, b, stride=2) for a, b in zip(before, widths, strict=True))
+        self.same = nn.ModuleList(Unit(b, b) for b in widths)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the map of each level, (B, widths[i], H / 2^(i+1), W / 2^(i+1))."""
+        levels = []
+        for level, (down, same) in enumerate(zip(self.down, self.same, strict=True)):
+            x = down(x)
+            if level == 0:
+                # How many points a thing returns depends on how far it is.
+                x = x + self.range(distance(x))
+            x = x + same(x)
+            levels.append(x)
+        return levels
+
+
+class PyramidNetwork(nn.Module):
+    """Maps (B, inputs, H, W), values 0..1, to class scores (B, classes, H, W).
+
+    Args:
+        inputs: input channels.
+        classes: output classes.
+        widths: channels of the levels.
+    """
+
+    def __init__(self, inputs: int = 36, classes: int = 6, widths: Sequence[int] = (32, 48, 64, 96, 128)) -> None:
+        super().__init__()
+        self.encoder = Encoder(inputs, widths)
+        above = list(widths[:-1])[::-1]
+        below = list(widths[1:])[::-1]
+        self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
+        self.merge = nn.ModuleList(Unit(a, a) for a in above)
+        self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
+        self.fine = nn.Conv2d(classes + 6, classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores; H and W are multiples of `MULTIPLE`."""
+        levels = self.encoder(x)
+        y = levels.pop()
+        for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
+            y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
+        scores = torch.pixel_shuffle(self.head(y), 2)
+        # The newest scan at full resolution sharpens the borders.
+        return scores + self.fine(torch.cat([scores, x[:, :6]], 1))
+
+
+class AutoencoderNetwork(nn.Module):
+    """Maps (B, inputs, H, W), values 0..1, to logits (B, 2, H, W): occupied now, and occupied ahead of time.
+
+    An autoencoder proper: everything passes the middle; its levels are less deep and wider than the pyramid's, and
+    only the input itself is shown to the last layer again.
+
+    Args:
+        inputs: input channels.
+        outputs: maps to give.
+        widths: channels of the levels.
+    """
+
+    def __init__(self, inputs: int = 36, outputs: int = 2, widths: Sequence[int] = (32, 64, 96, 128)) -> None:
+        super().__init__()
+        self.encoder = Encoder(inputs, widths)
+        self.middle = nn.Sequential(Unit(widths[-1], widths[-1]), Unit(widths[-1], widths[-1]))
+        above = list(widths[:-1])[::-1]
+        below = list(widths[1:])[::-1]
+        self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
+        self.merge = nn.ModuleList(Unit(a, a) for a in above)
+        self.head = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
+        self.fine = nn.Conv2d(outputs + 6, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits; H and W are multiples of `MULTIPLE`."""
+        y = self.middle(self.encoder(x)[-1])
+        for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
+            y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest"))
+        logits = torch.pixel_shuffle(self.head(y), 2)
+        return logits + self.fine(torch.cat([logits, x[:, :6]], 1))
+
+
+def distance(x: Tensor) -> Tensor:
+    """Return each cell's distance from the middle of a map (B, C, H, W) as (1, 1, H, W), 1 after 64 cells."""
+    rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) - (n - 1) / 2 for n in x.shape[-2:])
+    return torch.sqrt(rows[:, None] ** 2 + columns[None] ** 2)[None, None] / 64
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """Fold each unit's batch norm into its convolution, in place, for inference; return the network."""
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, Unit):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var]
+            module.norm = nn.Identity()
+    return network
+
+
+KINDS: dict[str, Any] = {"pyramid": PyramidNetwork, "autoencoder": AutoencoderNetwork}
+"""Architectures by the name a manifest gives them."""

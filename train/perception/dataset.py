@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulated sequences as the networks see them, made once and kept in the user's cache.
+
+Run `python -m train.perception.dataset` to make them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_nodes.perception.bev import BevHistory
+from edge_nodes.perception.config import BevConfig
+from train.perception.scenes import random_scene, random_sensor
+from train.perception.simulate import Scan, cast
+from train.perception.truth import truth
+
+FRAMES, LABELLED, PERIOD_S = 20, (15, 17, 19), 0.1
+TRAIN_SEEDS, TEST_SEEDS = range(10_000, 10_700), range(90_000, 90_060)
+VERSION = 1
+
+
+class Sample(NamedTuple):
+    """One labelled stamp.
+
+    Attributes:
+        input: (36, H, W) uint8, what `BevHistory.push` returns with channels first.
+        label: (H, W) uint8 class id, 255 to be left out.
+        occupied, forecast, known: (H, W) bool.
+    """
+
+    input: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.uint8]
+    occupied: npt.NDArray[np.bool_]
+    forecast: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+
+
+def cache() -> Path:
+    """Return the directory of the made sequences."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "edge_nodes" / "train" / f"perception_v{VERSION}"
+
+
+def make(seed: int) -> list[Sample]:
+    """Return the samples of one simulated sequence."""
+    config = BevConfig()
+    rng = np.random.default_rng((seed, 1))
+    sensor, scene = random_sensor(rng), random_scene(seed)
+    history = BevHistory(config)
+    scans: list[tuple[float, Scan]] = []
+    samples = []
+    for frame in range(FRAMES):
+        time_s = frame * PERIOD_S
+        scans.append((time_s, cast(scene, sensor, time_s)))
+        points = scans[-1][1].cloud.reshape(-1, 4)[:, :3]
+        points = np.ascontiguousarray(points[np.isfinite(points[:, 0])])
+        seen = history.push(points, round(time_s * 1e9))
+        if frame in LABELLED:
+            real = truth(scene, sensor, [scans[i] for i in (frame - 15, frame - 10, frame - 5, frame)], config)
+            samples.append(Sample(seen.transpose(2, 0, 1).copy(), *real))
+    return samples
+
+
+def load(seed: int) -> list[Sample]:
+    """Return the samples of `seed`, made now if they are not in the cache."""
+    path = cache() / f"{seed}.npz"
+    if not path.is_file():
+        cache().mkdir(parents=True, exist_ok=True)
+        samples = make(seed)
+        fields = {name: np.stack([getattr(s, name) for s in samples]) for name in Sample._fields}
+        packed = {k: np.packbits(v, -1) if v.dtype == bool else v for k, v in fields.items()}
+        np.savez_compressed(path.with_suffix(".tmp.npz"), **packed)
+        path.with_suffix(".tmp.npz").rename(path)
+    with np.load(path) as file:
+        arrays = {k: file[k] for k in Sample._fields}
+    for name in ("occupied", "forecast", "known"):
+        arrays[name] = np.unpackbits(arrays[name], -1).astype(bool)
+    return [Sample(*(arrays[name][i] for name in Sample._fields)) for i in range(len(LABELLED))]
+
+
+def available(seeds: range) -> list[int]:
+    """Return the seeds that are in the cache."""
+    return [s for s in seeds if (cache() / f"{s}.npz").is_file()]
+
+
+def samples(seeds: range) -> Iterator[Sample]:
+    """Yield the samples of all seeds in order."""
+    for seed in seeds:
+        yield from load(seed)
+
+
+def main() -> None:
+    """Make every sequence that is not there yet."""
+    for count, seed in enumerate((*TEST_SEEDS, *TRAIN_SEEDS)):
+        load(seed)
+        if count % 20 == 0:
+            print(f"{count} sequences, seed {seed}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

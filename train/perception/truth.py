@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact maps of a simulated scene: what is in each cell now and in half a second, and which cells can be known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import binary_dilation, maximum_filter1d
+
+from edge_nodes.perception.config import BevConfig
+from train.perception.shapes import KINDS
+from train.perception.simulate import GROUND, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene, Sensor
+
+IGNORE = 255
+HORIZON_S = 0.5
+_BINS = 720
+_PRIORITY = {WALL: 0, OBSTACLE: 1, VEHICLE: 2, PERSON: 3}
+Mask = npt.NDArray[np.bool_]
+
+
+class Truth(NamedTuple):
+    """Truth of one stamp; all (H, W), rows from far ahead, columns from left.
+
+    Attributes:
+        label: uint8 class id, `IGNORE` where something stands that the sensor hardly saw.
+        occupied: whether something in the robot's height band stands there now.
+        forecast: the same `HORIZON_S` later, in the sensor's present frame.
+        known: whether the cell was in view in the last scans or belongs to something seen.
+    """
+
+    label: npt.NDArray[np.uint8]
+    occupied: Mask
+    forecast: Mask
+    known: Mask
+
+
+def footprint(scene: Scene, index: int, ego_s: float, time_s: float, config: BevConfig) -> npt.NDArray[np.intp]:
+    """Return the flat indices of the cells one thing covers within the robot's height band.
+
+    Args:
+        scene: the world.
+        index: of the thing.
+        ego_s: time whose sensor frame the map is in.
+        time_s: time at which the thing is looked at.
+        config: grid and height band.
+    """
+    thing = scene.things[index]
+    ex, ey, eyaw = scene.ego.at(ego_s)
+    x, y, yaw = thing.motion.at(time_s)
+    cells: list[npt.NDArray[np.intp]] = []
+    for part in KINDS[thing.kind](thing.dimensions):
+        low, high = part.offset[2] + thing.z, part.offset[2] + thing.z + part.size[2]
+        if high <= config.min_height_m or low >= config.max_height_m:
+            continue
+        shrink = _cut(low, high, config.max_height_m) if part.solid == "ball" else 1.0
+        c, s = math.cos(yaw), math.sin(yaw)
+        px, py = x + c * part.offset[0] - s * part.offset[1] - ex, y + s * part.offset[0] + c * part.offset[1] - ey
+        u = math.cos(eyaw) * px + math.sin(eyaw) * py
+        v = -math.sin(eyaw) * px + math.cos(eyaw) * py
+        half = (part.size[0] * shrink / 2, part.size[1] * shrink / 2)
+        cells.append(_covered(u, v, yaw - eyaw, half, part.solid in {"cylinder", "ball"}, config))
+    return np.unique(np.concatenate(cells)) if cells else np.empty(0, np.intp)
+
+
+def _cut(low: float, high: float, top: float) -> float:
+    middle, half = (low + high) / 2, (high - low) / 2
+    return 1.0 if top >= middle else math.sqrt(max(0.0, 1 - ((middle - top) / half) ** 2))
+
+
+def _covered(
+    u: float, v: float, yaw: float, half: tuple[float, float], is_round: bool, config: BevConfig
+) -> npt.NDArray[np.intp]:
+    """Return the cells that an oriented rectangle or ellipse at (u, v) touches, about."""
+    n, res = config.cells, config.resolution_m
+    reach = math.hypot(*half) + res
+    rows = np.arange(max(0, int(n / 2 - (u + reach) / res)), min(n, int(n / 2 - (u - reach) / res) + 1))
+    columns = np.arange(max(0, int(n / 2 - (v + reach) / res)), min(n, int(n / 2 - (v - reach) / res) + 1))
+    dx = (n / 2 - rows - 0.5)[:, None] * res - u
+    dy = (n / 2 - columns - 0.5)[None] * res - v
+    c, s = math.cos(yaw), math.sin(yaw)
+    along, across = np.abs(c * dx + s * dy), np.abs(-s * dx + c * dy)
+    a, b = half[0] + 0.45 * res, half[1] + 0.45 * res
+    inside = (along / a) ** 2 + (across / b) ** 2 <= 1 if is_round else (along <= a) & (across <= b)
+    r, k = np.nonzero(inside)
+    return rows[r] * n + columns[k]
+
+
+def visible(scans: Sequence[tuple[float, Scan]], scene: Scene, sensor: Sensor, config: BevConfig) -> Mask:
+    """Return the cells in line of sight in any of the scans, on the map of the last one's frame."""
+    n, res = config.cells, config.resolution_m
+    axis = (n / 2 - np.arange(n) - 0.5) * res
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    ex, ey, eyaw = scene.ego.at(scans[-1][0])
+    wx, wy = ex + math.cos(eyaw) * x - math.sin(eyaw) * y, ey + math.sin(eyaw) * x + math.cos(eyaw) * y
+    seen = np.zeros((n, n), bool)
+    for time_s, scan in scans:
+        px, py, yaw = scene.ego.at(time_s)
+        azimuth = np.arctan2(wy - py, wx - px) - yaw
+        bin_of = (np.floor(azimuth * _BINS / (2 * np.pi)).astype(int)) % _BINS
+        seen |= np.hypot(wx - px, wy - py) <= _profile(scan, sensor, config)[bin_of] + res
+    return seen
+
+
+def _profile(scan: Scan, sensor: Sensor, config: BevConfig) -> npt.NDArray[np.float32]:
+    points = scan.cloud.reshape(-1, 4)
+    height = points[:, 2] + sensor.height
+    with np.errstate(invalid="ignore"):
+        low = height < config.max_height_m + 0.3
+    points = points[low]
+    bins = np.floor(np.arctan2(points[:, 1], points[:, 0]) * _BINS / (2 * np.pi)).astype(int) % _BINS
+    reach = np.zeros(_BINS, np.float32)
+    np.maximum.at(reach, bins, np.hypot(points[:, 0], points[:, 1]))
+    # A lost return does not hide what lies beside it.
+    return maximum_filter1d(reach, 3, mode="wrap")
+
+
+def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], config: BevConfig) -> Truth:
+    """Return the truth at the last of some scans.
+
+    Args:
+        scene: the world.
+        sensor: the LiDAR.
+        scans: (time, scan), oldest first; the older ones widen what counts as known.
+        config: grid and height band.
+    """
+    now, last = scans[-1]
+    area = config.cells**2
+    seen = np.bincount(last.thing.ravel() + 1, minlength=len(scene.things) + 1)[1:] >= 3
+    before = sum(np.bincount(s.thing.ravel() + 1, minlength=len(scene.things) + 1)[1:] for _, s in scans)
+    sight = visible(scans, scene, sensor, config).ravel()
+    near_sight = binary_dilation(sight.reshape(config.cells, -1), iterations=2).ravel()
+    label = np.where(sight, GROUND, UNKNOWN).astype(np.uint8)
+    occupied, forecast = np.zeros(area, bool), np.zeros(area, bool)
+    known = sight.copy()
+    for i in sorted(range(len(scene.things)), key=lambda j: _PRIORITY[scene.things[j].class_id]):
+        thing = scene.things[i]
+        here = footprint(scene, i, now, now, config)
+        later = footprint(scene, i, now, now + HORIZON_S, config) if thing.motion.moves else here
+        occupied[here] = forecast[later] = True
+        if thing.class_id == WALL:
+            label[here[near_sight[here]]] = WALL
+            known[here[near_sight[here]]] = True
+        elif seen[i] or before[i] >= 12:
+            label[here] = thing.class_id
+            known[here] = known[later] = True
+        else:
+            label[here] = IGNORE
+            known[here] = known[later] = False
+    shape = (config.cells, config.cells)
+    return Truth(label.reshape(shape), occupied.reshape(shape), forecast.reshape(shape), known.reshape(shape))
