@@ -77,7 +77,7 @@ class Microphone:
         while self._stream is not None:
             try:
                 yield self._blocks.get(timeout=_WAIT_S)
-            except queue.Empty:
+            except queue.Empty:  # noqa: PERF203  each block is waited for
                 raise SpeechError(
                     f"the microphone has given no sound for {_WAIT_S:g} s",
                     got=f"device {self.config.device or 'default'!r}",
