@@ -77,7 +77,7 @@ class Microphone:
         while self._stream is not None:
             try:
                 yield self._blocks.get(timeout=_WAIT_S)
-            except queue.Empty:  # noqa: PERF203  each block is waited for
+            except queue.Empty:
                 raise SpeechError(
                     f"the microphone has given no sound for {_WAIT_S:g} s",
                     got=f"device {self.config.device or 'default'!r}",
@@ -89,7 +89,7 @@ class Microphone:
         while True:
             try:
                 self._blocks.put_nowait(block[:, 0].copy())
-            except queue.Full:  # noqa: PERF203  one round in the usual case
+            except queue.Full:
                 self._blocks.get_nowait()
                 self.dropped += 1
             else:

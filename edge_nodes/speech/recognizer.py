@@ -97,11 +97,6 @@ class Recognizer:
         self._stream = _Stream(self.config)
 
     @property
-    def loaded(self) -> bool:
-        """Whether `load` has been called."""
-        return self._model is not None
-
-    @property
     def model(self) -> SpeechModel:
         """The loaded model.
 
