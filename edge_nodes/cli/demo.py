@@ -33,7 +33,8 @@ def demo(
         out: directory of the report, the recording and the logs.
         bag: another bag than the demo's.
         parts: parts of the graph.
-        config, devices: see `graph.Options`.
+        config: see `graph.Options.config`.
+        devices: see `graph.Options.devices`.
         report: whether to write report.html.
 
     Returns:
@@ -79,13 +80,15 @@ class _Started:
 
 def show(console: Console, rows: Sequence[measure.Row]) -> None:
     """Print the nodes' figures."""
-    table = Table("node", title="stamp of the input to receipt of the output; language: end of speech to first word")
-    for column in ("out Hz", "p50 ms", "p95 ms", "dropped", "unusable", "CPU %", "memory MB"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("node", no_wrap=True)
+    for column in ("out Hz", "p50 ms", "p95 ms", "dropped", "bad in", "CPU %", "MB"):
         table.add_column(column, justify="right")
     for row in rows:
         values = (row.rate_hz, row.p50_ms, row.p95_ms, row.dropped, row.errors, row.cpu_percent, row.memory_mb)
         table.add_row(row.name, *("" if v is None else f"{v:g}" for v in values))
     console.print(table)
+    console.print("ms: stamp of the input to receipt of the output; language: end of speech to first word", style="dim")
 
 
 def _show_speech(console: Console, measurements: dict[str, Any]) -> None:

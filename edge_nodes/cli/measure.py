@@ -48,7 +48,9 @@ class Row:
 def rows(measurements: Mapping[str, Any]) -> list[Row]:
     """Return the figures of all nodes that were seen, in the graph's order."""
     known = measurements.get("nodes", {})
-    return [_row(name, measurements, known[name]) for name in graph.NODES if name in known]
+    running = {*known, *measurements.get("processes", {})}
+    names = [*graph.NODES, *sorted(running - set(graph.NODES))]
+    return [_row(name, measurements, known.get(name, {})) for name in names if name in running]
 
 
 def _row(name: str, measurements: Mapping[str, Any], values: Mapping[str, str]) -> Row:

@@ -85,7 +85,7 @@ class Output:
         self._files[name].write(line + "\n")
         self._files[name].flush()
         parts = _LOG.match(line)
-        if parts:
+        if parts and not self.first:
             self._handle({"kind": "log", "node": name, "level": parts["level"], "text": parts["text"]})
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ def run(
 
 def with_player(options: graph.Options, linger_s: float) -> graph.Options:
     """Return the options with a bag player that outlasts the monitor."""
-    player = {"linger_s": linger_s + 15.0, **options.overrides.get("bag_player_node", {})}
+    player = {"linger_s": linger_s + 15.0, "wait_for_subscribers_s": 10.0, **options.overrides.get("bag_player_node", {})}
     return graph.Options(**{**vars(options), "overrides": {**options.overrides, "bag_player_node": player}})
 
 
