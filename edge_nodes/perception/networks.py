@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-MULTIPLE = 64
+MULTIPLE = 32
 """Sides of input maps are multiples of this."""
 
 
@@ -92,9 +92,10 @@ class PyramidNetwork(nn.Module):
         y = levels.pop()
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
-        scores = torch.pixel_shuffle(self.head(y), 2)
+        scores: Tensor = torch.pixel_shuffle(self.head(y), 2)
         # The newest scan at full resolution sharpens the borders.
-        return scores + self.fine(torch.cat([scores, x[:, :6]], 1))
+        sharp: Tensor = self.fine(torch.cat([scores, x[:, :6]], 1))
+        return scores + sharp
 
 
 class AutoencoderNetwork(nn.Module):
@@ -126,7 +127,8 @@ class AutoencoderNetwork(nn.Module):
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest"))
         logits = torch.pixel_shuffle(self.head(y), 2)
-        return logits + self.fine(torch.cat([logits, x[:, :6]], 1))
+        sharp: Tensor = self.fine(torch.cat([logits, x[:, :6]], 1))
+        return logits + sharp
 
 
 def distance(x: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ def fused(network: nn.Module) -> nn.Module:
     network.eval()
     for module in network.modules():
         if isinstance(module, Unit):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var]
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var,arg-type]
             module.norm = nn.Identity()
     return network
 
