@@ -45,6 +45,7 @@ SAMPLE_S = 0.5
 STAMPED = frozenset(("sensor_msgs/Image", "nav_msgs/OccupancyGrid", "sensor_msgs/PointCloud2"))
 EVENTS = frozenset(("scene/event", "speech/event", "language/event"))
 BAG = frozenset(("points", "audio"))
+NETWORKS = frozenset(("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast"))
 
 
 class SimClock:
@@ -157,6 +158,7 @@ class Monitor(Node):
         self._arrivals: dict[str, list[int]] = defaultdict(list)
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._clouds: dict[int, dict[str, float]] = defaultdict(dict)
         self._tokens: list[int] = []
         self._waiting: list[list[int]] = []
         self.done = False
@@ -193,6 +195,8 @@ class Monitor(Node):
             self._recorder.put("/" + topic, kind, now_ns, data)
         if kind in STAMPED:
             self._latencies[topic].append((now_ns - _stamp(data, 4)) / 1e6)
+            if topic in NETWORKS:
+                self._clouds[_stamp(data, 4)][topic] = self._latencies[topic][-1]
         elif kind == "visualization_msgs/MarkerArray" and struct.unpack_from("<I", data, 4)[0]:
             self._latencies[topic].append((now_ns - _stamp(data, 8)) / 1e6)
         elif kind == "std_msgs/String":
@@ -302,6 +306,7 @@ class Monitor(Node):
                 }
                 for topic, times in self._arrivals.items()
             },
+            "clouds": self._clouds,
             "first_word_ms": self._latencies.get("end of speech to first word", []),
             "processes": self._processes.summary(),
             "nodes": self._nodes,
