@@ -46,7 +46,7 @@ def demo(
     session.need_ros()
     chosen = session.demo_bag() if bag is None else bag.expanduser()
     if "language" in parts:
-        models.ensure(console, _language_model(config))
+        models.ensure(console, language_model(config))
     about = session.description(chosen)
     console.print(f"[bold]{about.get('title', chosen.name)}[/]: starting the nodes; logs in {out / 'logs'}")
     timeline = Timeline(console, about)
@@ -121,7 +121,8 @@ def _write_report(console: Console, out: Path, bag: Path, outcome: session.Outco
     console.print(f"report: {out / 'report.html'}   recording: {out / 'run.mcap'}", highlight=False)
 
 
-def _language_model(config: str) -> str:
+def language_model(config: str) -> str:
+    """Return the name of the model that the language node is configured to use."""
     from edge_nodes.replay import parameters_from_files
 
     node = graph.NODES["language_node"]

@@ -133,7 +133,11 @@ def run(
 
 def with_player(options: graph.Options, linger_s: float) -> graph.Options:
     """Return the options with a bag player that outlasts the monitor."""
-    player = {"linger_s": linger_s + 15.0, "wait_for_subscribers_s": 10.0, **options.overrides.get("bag_player_node", {})}
+    player = {
+        "linger_s": linger_s + 15.0,
+        "wait_for_subscribers_s": 10.0,
+        **options.overrides.get("bag_player_node", {}),
+    }
     return graph.Options(**{**vars(options), "overrides": {**options.overrides, "bag_player_node": player}})
 
 
