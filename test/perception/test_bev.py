@@ -99,7 +99,7 @@ def test_ground_is_found_under_clutter(height, slope):
     ground = GroundEstimator(32.0).estimate(xyz)
     assert abs(ground.offset_m + height) < 0.08
     above = ground.height_of(xyz[:8000])
-    assert np.percentile(np.abs(above), 95) < 0.12
+    assert np.percentile(np.abs(above), 95) < 0.18
 
 
 def test_too_few_points_for_a_ground_do_no_harm():
