@@ -127,7 +127,8 @@ class Recognizer:
         progress("speech: loading the voice activity model")
         self._vad = SileroVad()
         self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
-        self._vad(np.zeros(CHUNK, np.float32))
+        for _ in range(3):  # TorchScript compiles in its first calls
+            self._vad(np.zeros(CHUNK, np.float32))
         self._vad.reset()
         progress(f"speech: ready, {self._model.layers} exits")
 
