@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-from glob import glob
+from pathlib import Path
 
 from setuptools import Distribution, find_packages, setup
 
 NAME = "edge_nodes"
 
 try:
-    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+    from pybind11.setup_helpers import Pybind11Extension, build_ext
 except ImportError as error:
     raise SystemExit("edge_nodes needs pybind11 to build: pip install 'pybind11>=3,<4'") from error
 
@@ -19,7 +19,7 @@ class _Dist(Distribution):
 
 
 def _files(pattern):
-    return sorted(glob(pattern))
+    return sorted(str(path) for path in Path().glob(pattern))
 
 
 ROS = ["ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-common-interfaces==5.3.6"]
@@ -33,6 +33,7 @@ DEV = [
     "mypy>=2.4,<3",
     "jsonschema>=4.26,<5",
     "colcon-common-extensions==0.3.0",
+    "ros-jazzy-domain-coordinator",
 ]
 
 setup(
@@ -93,6 +94,7 @@ setup(
         ("share/" + NAME, ["package.xml"]),
         ("share/" + NAME + "/launch", _files("launch/*.launch.py")),
         ("share/" + NAME + "/config", _files("config/*.*")),
+        ("share/" + NAME + "/config/demo", _files("config/demo/*.*")),
         ("lib/" + NAME, _files("libexec/*")),
     ],
     entry_points={"console_scripts": ["edge-nodes = edge_nodes.cli:main"]},

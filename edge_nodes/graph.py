@@ -85,7 +85,8 @@ class Node:
 
     def config_type(self) -> type:
         """Return the configuration dataclass."""
-        return load(self.config)
+        found: type = load(self.config)
+        return found
 
     def specs(self) -> Iterator[parameters.Spec]:
         """Yield every parameter of the node: its own, then those all nodes have."""
@@ -110,6 +111,17 @@ def load(path: str) -> Any:
 
 
 _PERCEPTION = ("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast")
+_SHOWN = (
+    "points",
+    "segmentation/labels",
+    "reconstruction/forecast",
+    "scene/objects",
+    "scene/text",
+    "speech/partial",
+    "speech/text",
+    "language/token",
+    "language/reply",
+)
 NODES: Mapping[str, Node] = {
     node.name: node
     for node in (
@@ -170,7 +182,7 @@ NODES: Mapping[str, Node] = {
             "Shows everything live in the browser.",
             "dashboard",
             "edge_nodes.nodes.config:DashboardConfig",
-            inputs=tuple(TOPICS),
+            inputs=_SHOWN,
         ),
         Node(
             "bag_player_node",

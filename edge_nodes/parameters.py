@@ -102,7 +102,8 @@ def specs(config_type: type, prefix: str = "") -> Iterator[Spec]:
         if dataclasses.is_dataclass(kind):
             yield from specs(typing.cast(type, kind), f"{prefix}{field.name}.")
         else:
-            yield Spec(name=prefix + field.name, type=kind, default=field.default, **field.metadata[_META])
+            default = typing.cast(Scalar, field.default)
+            yield Spec(name=prefix + field.name, type=kind, default=default, **field.metadata[_META])
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:

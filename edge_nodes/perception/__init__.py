@@ -9,6 +9,7 @@ from typing import Any
 _WHERE = {
     "BevConfig": "config",
     "CLASSES": "config",
+    "COLOURS": "config",
     "ReconstructionConfig": "config",
     "SceneConfig": "config",
     "SegmentationConfig": "config",

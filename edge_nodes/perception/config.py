@@ -9,6 +9,8 @@ from edge_nodes.parameters import group, parameter
 
 CLASSES = ("unknown", "ground", "wall", "vehicle", "person", "obstacle")
 """Names of the class ids in segmentation/labels."""
+COLOURS = ((20, 20, 24), (110, 120, 110), (150, 110, 80), (60, 130, 220), (240, 90, 60), (230, 200, 60))
+"""RGB of each class in pictures, in the order of `CLASSES`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the language node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_nodes.parameters import group, parameter
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is chosen from the model's distribution."""
+
+    temperature: float = parameter(
+        0.0, "Divides the logits; 0 always takes the most probable token.", minimum=0.0, maximum=5.0
+    )
+    top_k: int = parameter(40, "Only the k most probable tokens may be drawn; 0 for all.", minimum=0)
+    top_p: float = parameter(
+        0.95, "Only the smallest set of tokens of this total probability may be drawn.", minimum=0.0, maximum=1.0
+    )
+    repetition_penalty: float = parameter(
+        1.0, "Divides the odds of tokens already in the answer; 1 for none.", minimum=1.0, maximum=3.0
+    )
+    seed: int = parameter(0, "Seed of the random draws; the same seed gives the same answer.", minimum=0)
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What the model is told before a question."""
+
+    template: str = parameter("", "Path of a jinja template to use instead of the package's prompt.jinja.")
+    scene_max_age_s: float = parameter(
+        5.0, "An older scene is not used for answers.", unit="s", minimum=0.1, maximum=3600.0
+    )
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Parameters of the language node."""
+
+    model: str = parameter("smollm2-135m", "Name of an installed model, or path of a GGUF file.", fixed=True)
+    kernel: str = parameter(
+        "auto",
+        "Instruction set of the matrix products.",
+        choices=("auto", "avx512vnni", "avx2", "portable"),
+        fixed=True,
+    )
+    threads: int = parameter(0, "Threads of the engine; 0 for one per processor.", minimum=0, maximum=256, fixed=True)
+    context_tokens: int = parameter(
+        2048, "Tokens that prompt and answer may hold together.", minimum=128, maximum=131072, fixed=True
+    )
+    max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
+    sampling: SamplingConfig = group(SamplingConfig)
+    prompt: PromptConfig = group(PromptConfig)
+    narrate: str = parameter("off", "Whether the model speaks up without being asked.", choices=("off", "alarms"))
+    narrate_interval_s: float = parameter(
+        5.0, "Shortest time between two narrations.", unit="s", minimum=0.0, maximum=3600.0
+    )
+    barge_in: bool = parameter(True, "Speech that starts while an answer is given stops the answer.")

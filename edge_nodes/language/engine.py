@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding: prompt tokens in, a stream of tokens out, with the cache of the last prompt reused."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge_nodes import models
+from edge_nodes.errors import State
+from edge_nodes.language.config import SamplingConfig
+from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.sampling import Sampler
+from edge_nodes.language.tokenizer import Tokenizer
+
+PREFILL_TOKENS = 64  # tokens of one step: a prompt can be interrupted between steps
+
+
+class Token(NamedTuple):
+    """One generated token.
+
+    Attributes:
+        id: token id.
+        text: text that it completes; may be empty.
+        logprob: natural logarithm of the probability the model gave it.
+        entropy: entropy of the model's distribution, nats.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+
+
+class Engine:
+    """A model, its tokenizer and its key/value cache. Not thread-safe: one answer at a time.
+
+    Args:
+        model: `edge_nodes.native._kernels.Model` with all weights set.
+        tokenizer: the model's tokenizer.
+        name: what the model is called in events.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, name: str) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self._cached: list[int] = []
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernels in use."""
+        return str(self.model.kernel)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that prompt and answer may hold together."""
+        return int(self.model.context)
+
+    def reset(self) -> None:
+        """Forget the cached prompt."""
+        self._cached = []
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        *,
+        max_new_tokens: int = 64,
+        stop: Sequence[str] = (),
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Generation:
+        """Return an iterator over the tokens that follow `tokens`.
+
+        Args:
+            tokens: prompt; the longest prefix it shares with the last prompt and answer is not computed again.
+            sampling: how tokens are chosen; greedy by default.
+            max_new_tokens: the answer's longest length.
+            stop: texts that end the answer; they are not part of it.
+            interrupted: asked before every step; True ends the answer with finish_reason "cancelled".
+
+        Raises:
+            LanguageError: BAD_INPUT, the prompt is empty or leaves no room in the context.
+        """
+        if not 0 < len(tokens) < self.context_tokens:
+            raise LanguageError(
+                "the prompt does not fit the context",
+                got=f"{len(tokens)} tokens",
+                expected=f"1 to {self.context_tokens - 1}",
+                remedy="Raise context_tokens or shorten the prompt.",
+            )
+        sampling = sampling or SamplingConfig()
+        return Generation(self, list(tokens), sampling, max_new_tokens, stop=tuple(stop), interrupted=interrupted)
+
+    def prefill(self, tokens: Sequence[int], interrupted: Callable[[], bool] = lambda: False) -> tuple[Any, int]:
+        """Bring `tokens` into the cache; return the logits after the last and how many tokens were there already.
+
+        The last token is always computed, as its logits are not kept. The logits are None if interrupted.
+        """
+        cached = _common_prefix(self._cached, tokens)
+        cached = min(cached, len(tokens) - 1)
+        del self._cached[cached:]
+        logits = None
+        for start in range(cached, len(tokens), self.model.batch):
+            if interrupted():
+                return None, cached
+            chunk = tokens[start : start + self.model.batch]
+            logits = self.model.forward(np.asarray(chunk, np.int32), start)
+            self._cached += chunk
+        return logits, cached
+
+    def step(self, token: int) -> Any:
+        """Append one token; return the logits after it, float32 (vocabulary,)."""
+        logits = self.model.forward(np.array([token], np.int32), len(self._cached))
+        self._cached.append(token)
+        return logits
+
+
+class Generation(Iterator[Token]):
+    """A running answer.
+
+    Attributes:
+        prompt_tokens, cached_tokens, generated_tokens: counts so far.
+        prefill_s, decode_s: time spent on the prompt and on the tokens after the first.
+        text: the answer so far, without stop texts.
+        finish_reason: None while it runs; then "stop", "length" or "cancelled".
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokens: list[int],
+        sampling: SamplingConfig,
+        max_new_tokens: int,
+        *,
+        stop: tuple[str, ...],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.prompt_tokens, self.cached_tokens, self.generated_tokens = len(tokens), 0, 0
+        self.prefill_s = self.decode_s = 0.0
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._engine, self._tokens, self._stop, self._interrupted = engine, tokens, stop, interrupted
+        self._limit = min(max_new_tokens, engine.context_tokens - len(tokens))
+        self._sample = Sampler(sampling)
+        self._steps = self._run()
+
+    def __next__(self) -> Token:
+        return next(self._steps)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Return the rate of the tokens after the first; 0 if there are none."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0.0 else 0.0
+
+    def _run(self) -> Iterator[Token]:
+        from edge_nodes.native._kernels import statistics
+
+        started = time.perf_counter()
+        logits, self.cached_tokens = self._engine.prefill(self._tokens, self._interrupted)
+        self.prefill_s = time.perf_counter() - started
+        answer: list[int] = []
+        decode, held = self._engine.tokenizer.stream(), ""
+        while self.finish_reason is None:
+            if logits is None or self._interrupted():
+                self.finish_reason = "cancelled"
+                break
+            best, log_sum_exp, entropy = statistics(logits)
+            token = best if self._sample.greedy else self._sample(logits, answer)
+            if token in self._engine.tokenizer.end_tokens:
+                self.finish_reason = "stop"
+                break
+            answer.append(token)
+            self.generated_tokens += 1
+            held += decode(token)
+            ready, held = self._release(held)
+            self.text += ready
+            if self.finish_reason is None and self.generated_tokens >= self._limit:
+                self.finish_reason = "length"
+            if self.finish_reason == "length":
+                ready, held, self.text = ready + held, "", self.text + held
+            yield Token(token, ready, float(logits[token]) - log_sum_exp, entropy)
+            if self.finish_reason is None:
+                logits = self._timed_step(token)
+        if held and self.finish_reason != "cancelled":
+            self.text += held
+            yield Token(-1, held, 0.0, 0.0)
+
+    def _timed_step(self, token: int) -> Any:
+        started = time.perf_counter()
+        logits = self._engine.step(token)
+        self.decode_s += time.perf_counter() - started
+        return logits
+
+    def _release(self, held: str) -> tuple[str, str]:
+        """Split `held` into text that is surely before any stop text, and text that may begin one."""
+        found = [at for s in self._stop if (at := held.find(s)) >= 0]
+        if found:
+            self.finish_reason = "stop"
+            return held[: min(found)], ""
+        longest = 0
+        for s in self._stop:
+            for size in range(min(len(s) - 1, len(held)), longest, -1):
+                if held.endswith(s[:size]):
+                    longest = size
+                    break
+        return (held[:-longest], held[-longest:]) if longest else (held, "")
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    context_tokens: int = 2048,
+    kernel: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Engine:
+    """Load a language model.
+
+    Args:
+        path: name of an installed model ("smollm2-135m") or path of a GGUF file of the Llama architecture.
+        threads: threads of the engine; 0 for one per processor this process may use.
+        context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
+        kernel: "auto" or one of `edge_nodes.native._kernels.supported_kernels()`.
+        progress: called with one line of text at each step.
+
+    Raises:
+        ModelError: there is no such model, or it differs from its manifest.
+        LanguageError: MODEL_BAD, the file is not one this engine can run; NO_DEVICE, no such kernel.
+    """
+    native = _native()
+    found = models.find(str(path), verify=False)
+    from edge_nodes.language.gguf_file import GgufFile
+
+    progress(f"reading {found.path.name}")
+    file = GgufFile(found.path)
+    tokenizer = Tokenizer(file.metadata)
+    context = min(context_tokens, int(file.number("context_length", context_tokens)))
+    sizes = {**file.sizes(), "context": context, "batch": PREFILL_TOKENS, "threads": threads or _processors()}
+    if kernel not in ("auto", *native.supported_kernels()):
+        raise LanguageError(
+            "this processor has no such kernel",
+            got=kernel,
+            expected="one of auto, " + ", ".join(native.supported_kernels()),
+            state=State.NO_DEVICE,
+        )
+    try:
+        model = native.Model(**sizes, kernel=kernel)
+    except ValueError as error:
+        raise file.bad("unsupported sizes", error) from error
+    file.fill(model, progress)
+    return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))
+
+
+def _native() -> Any:
+    try:
+        from edge_nodes.native import _kernels
+    except ImportError as error:
+        raise LanguageError(
+            "the package's C++ extension is not built",
+            got=error,
+            remedy="Run: python setup.py build_ext --inplace (or install the package again).",
+            state=State.NO_DEVICE,
+        ) from error
+    return _kernels
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))

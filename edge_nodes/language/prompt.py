@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a scene and a question to the conversation the model continues."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.scene import Scene, Topic, facts
+
+TEMPLATE = Path(__file__).parent / "prompt.jinja"
+NARRATION = "What must I know now?"
+_SECTION = re.compile(r"^### (system|user|assistant)$", re.MULTILINE)
+Messages = list[dict[str, str]]
+
+
+class PromptComposer:
+    """Fills the prompt template.
+
+    Args:
+        template: path of a template; empty for the package's own.
+
+    Raises:
+        LanguageError: BAD_INPUT, the template cannot be read or has no sections.
+    """
+
+    def __init__(self, template: str = "") -> None:
+        self.path = Path(template).expanduser() if template else TEMPLATE
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        try:
+            self._template = environment.from_string(self.path.read_text())
+        except (OSError, UnicodeDecodeError, TemplateError) as error:
+            raise LanguageError("the prompt template is unusable", got=f"{self.path}: {error}") from error
+        self.compose("Is anyone there?", None)
+
+    def compose(self, question: str, scene: Scene | None) -> Messages:
+        """Return the conversation whose next turn is the answer.
+
+        Args:
+            question: what was asked.
+            scene: what the robot sees; None if it sees nothing at the moment.
+        """
+        topic = Topic.of(question)
+        return self._render(question, scene, facts(scene, topic) if scene and topic.about_scene else [])
+
+    def narrate(self, scene: Scene) -> Messages:
+        """Return the conversation whose next turn tells of the scene's alarm."""
+        return self._render(NARRATION, scene, [scene.alarm])
+
+    def _render(self, question: str, scene: Scene | None, found: list[str]) -> Messages:
+        values: Mapping[str, object] = {
+            "question": " ".join(question.split()),
+            "facts": [" ".join(f.split()) for f in found],
+            "scene": " ".join(scene.text.split()) if scene else "",
+            "seen": scene is not None,
+        }
+        try:
+            text = self._template.render(values)
+        except TemplateError as error:
+            raise LanguageError("the prompt template failed", got=f"{self.path}: {error}") from error
+        parts = _SECTION.split(text)
+        messages = [
+            {"role": role, "content": body.strip()} for role, body in zip(parts[1::2], parts[2::2], strict=True)
+        ]
+        if not messages or messages[-1]["role"] != "user":
+            raise LanguageError(
+                "the prompt template has no question",
+                got=self.path,
+                expected='sections "### system", "### user", "### assistant", the last of them a user\'s',
+            )
+        return messages

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Float kernels, written once in vector extensions; each kernels_*.cpp includes this inside its own namespace and
+// under its own target, so include no header and define nothing with external linkage here.
+
+typedef float Vec __attribute__((vector_size(64)));
+typedef float VecAny __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(64)));
+#define EDGE_INLINE static inline __attribute__((always_inline))
+
+EDGE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAny*>(p); }
+EDGE_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecAny*>(p) = v; }
+EDGE_INLINE Vec splat(float x) { return x - Vec{}; }
+EDGE_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+EDGE_INLINE float sum_lanes(Vec v) {
+  float s[kLanes];
+  store(s, v);
+  for (int step = 8; step; step /= 2)
+    for (int i = 0; i < step; ++i) s[i] += s[i + step];
+  return s[0];
+}
+
+EDGE_INLINE float max_lanes(Vec v) {
+  float m = v[0];
+  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x to 2 units in the last place for x in [-87, 88]; smaller x give 0.
+EDGE_INLINE Vec exponential(Vec x) {
+  const Vec low = splat(-87.0f), high = splat(88.0f);
+  const IntVec underflow = x < low;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec n = (x * 1.44269504f + magic) - magic;
+  Vec r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Vec p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
+  p = p * (Vec)power;
+  return underflow ? Vec{} : p;
+}
+
+static void quantise(const float* x, int groups, int8_t* q, float* scale, int32_t* sum, float* scaled_sum) {
+  for (int g = 0; g < groups; ++g, x += kGroup, q += kGroup) {
+    float largest = 0.0f;
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const Vec v = load(x + i);
+      const float m = max_lanes(v < 0.0f ? -v : v);
+      largest = m > largest ? m : largest;
+    }
+    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    int total = 0;
+    for (int i = 0; i < kGroup; ++i) {
+      const int code = int(__builtin_rintf(x[i] * inverse));
+      q[i] = int8_t(code);
+      total += code;
+    }
+    scale[g] = largest / 127.0f;
+    sum[g] = total;
+    scaled_sum[g] = scale[g] * float(total);
+  }
+}
+
+static void rms_norm(const float* x, const float* weight, int n, int padded, float eps, float* y) {
+  Vec squares{};
+  for (int i = 0; i < padded; i += kLanes) squares += load(x + i) * load(x + i);
+  const float r = 1.0f / __builtin_sqrtf(sum_lanes(squares) / float(n) + eps);
+  for (int i = 0; i < padded; i += kLanes) store(y + i, load(x + i) * r * load(weight + i));
+}
+
+static void swiglu(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += kLanes) {
+    const Vec g = load(gate + i);
+    store(y + i, g / (1.0f + exponential(-g)) * load(up + i));
+  }
+}
+
+template <int Rows>
+EDGE_INLINE void score_block(const float* q, int dim, const float* keys, float* scores, int stride) {
+  Vec acc[Rows] = {};
+  for (int d = 0; d < dim; ++d) {
+    const Vec k = load(keys + d * kKeyBlock);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) acc[r] += k * q[r * dim + d];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) store(scores + r * stride, acc[r]);
+}
+
+template <int Rows>
+EDGE_INLINE void score_rows(const Attention& a, int row, int blocks, int stride) {
+  for (int b = 0; b < blocks; ++b)
+    score_block<Rows>(a.q + row * a.head_dim, a.head_dim, a.keys + size_t(b) * a.head_dim * kKeyBlock,
+                      a.scores + row * stride + b * kKeyBlock, stride);
+}
+
+template <int Rows>
+EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
+  for (int d = 0; d < a.head_dim; d += 2 * kLanes) {
+    Vec acc0[Rows] = {}, acc1[Rows] = {};
+    for (int k = 0; k < keys; ++k) {
+      const float* v = a.values + size_t(k) * a.head_dim + d;
+      const Vec v0 = load(v), v1 = load(v + kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const float p = a.scores[(row + r) * stride + k];
+        acc0[r] += v0 * p;
+        acc1[r] += v1 * p;
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      float* out = a.out + size_t((row + r) / a.heads_per_kv) * a.out_stride + (row + r) % a.heads_per_kv * a.head_dim;
+      store(out + d, acc0[r]);
+      store(out + d + kLanes, acc1[r]);
+    }
+  }
+}
+
+// Turns the first `keys` scores into weights that sum to 1 and clears the rest up to `stride`.
+EDGE_INLINE void softmax(float* s, int keys, int stride) {
+  Vec best = splat(s[0]);
+  for (int i = keys; i < stride; ++i) s[i] = -1e30f;
+  for (int i = 0; i < stride; i += kLanes) best = larger(best, load(s + i));
+  const float top = max_lanes(best);
+  Vec total{};
+  for (int i = 0; i < stride; i += kLanes) {
+    const Vec e = exponential(load(s + i) - top);
+    total += e;
+    store(s + i, e);
+  }
+  const float inverse = 1.0f / sum_lanes(total);
+  for (int i = 0; i < stride; i += kLanes) store(s + i, load(s + i) * inverse);
+}
+
+static void attend(const Attention& a) {
+  const int rows = a.tokens * a.heads_per_kv;
+  const int keys = a.first_position + a.tokens;
+  const int blocks = (keys + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
+  int row = 0;
+  for (; row + 6 <= rows; row += 6) score_rows<6>(a, row, blocks, stride);
+  for (; row + 3 <= rows; row += 3) score_rows<3>(a, row, blocks, stride);
+  for (; row < rows; ++row) score_rows<1>(a, row, blocks, stride);
+  for (int r = 0; r < rows; ++r) softmax(a.scores + r * stride, a.first_position + r / a.heads_per_kv + 1, stride);
+  for (row = 0; row + 6 <= rows; row += 6) mix_rows<6>(a, row, keys, stride);
+  for (; row + 3 <= rows; row += 3) mix_rows<3>(a, row, keys, stride);
+  for (; row < rows; ++row) mix_rows<1>(a, row, keys, stride);
+}
+
+static Statistics statistics(const float* logits, int n) {
+  int best = 0;
+  for (int i = 1; i < n; ++i)
+    if (logits[i] > logits[best]) best = i;
+  const float top = logits[best];
+  double total = 0.0, weighted = 0.0;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Vec x = load(logits + i) - top, e = exponential(x);
+    total += sum_lanes(e);
+    weighted += sum_lanes(e * larger(x, splat(-1e4f)));
+  }
+  for (; i < n; ++i) {
+    const double x = double(logits[i]) - top, e = __builtin_exp(x);
+    total += e;
+    weighted += e > 0.0 ? e * x : 0.0;
+  }
+  const double log_total = __builtin_log(total);
+  return {best, float(top + log_total), float(log_total - weighted / total)};
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX2 kernels: 8 rows to a register, products of bytes summed in int16 where they fit.
+#include "kernels.h"
+
+#if EDGE_X86
+#include <immintrin.h>
+
+#include <cstring>
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // 64-byte vectors never cross a translation unit
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace edge {
+namespace avx2 {
+namespace {
+
+#include "float_ops.h"
+
+constexpr int kTokens = 4;
+
+EDGE_INLINE __m256 load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+EDGE_INLINE __m256i load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// Quarter (8 rows) of line s of one half of a group.
+template <bool Packed>
+EDGE_INLINE __m256i load_line(const uint8_t* half, int s) {
+  if (!Packed) return load_bytes(half + s * 64);
+  const __m256i bytes = load_bytes(half + s % 4 * 64);
+  return _mm256_and_si256(s < 4 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
+}
+
+EDGE_INLINE __m256i four_columns(const int8_t* q) {
+  int32_t bits;
+  std::memcpy(&bits, q, sizeof bits);
+  return _mm256_set1_epi32(bits);
+}
+
+// Sums of the group for 8 rows and T tokens, less zero times the sum of q.
+// 4-bit codes: 8 steps of at most 2 * 15 * 127 stay below 2^15. 8-bit: |w| * sign(q, w), at most 2 * 128 * 127.
+template <int T, int Bits, bool Packed>
+EDGE_INLINE void dot_group(const uint8_t* half, const int8_t* const* q, const int32_t* offset, __m256i* sums) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i acc[T];
+  for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int s = 0; s < 8; ++s) {
+    __m256i w = load_line<Packed>(half, s);
+    if (Bits == 8) w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    const __m256i magnitude = _mm256_abs_epi8(w);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const __m256i x = four_columns(q[t] + s * 4);
+      if (Bits == 4)
+        acc[t] = _mm256_add_epi16(acc[t], _mm256_maddubs_epi16(w, x));
+      else
+        acc[t] = _mm256_add_epi32(
+            acc[t], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w)), ones));
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    if (Bits == 4)
+      sums[t] = _mm256_add_epi32(_mm256_madd_epi16(acc[t], ones), _mm256_set1_epi32(offset[t]));
+    else
+      sums[t] = acc[t];  // the codes' offset of 128 was taken off by the exclusive or
+  }
+}
+
+template <int T, int Bits, bool Packed, bool Min>
+void block(const uint8_t* codes, const uint16_t* scales, const uint16_t* mins, int zero, const Activations& x, int t0,
+           float* y, int y_stride, bool add) {
+  const int groups = x.groups, half_bytes = Packed ? 256 : 512;
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    const uint8_t* half = codes + quarter / 2 * half_bytes + quarter % 2 * 32;
+    __m256 f[T];
+    for (int t = 0; t < T; ++t) f[t] = _mm256_setzero_ps();
+    for (int g = 0; g < groups; ++g, half += 2 * half_bytes) {
+      __m256i sums[T];
+      const int8_t* q[T];
+      int32_t offset[T];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const size_t at = size_t(t0 + t) * groups + g;
+        q[t] = x.q + at * kGroup;
+        offset[t] = -zero * x.sum[at];
+      }
+      dot_group<T, Bits, Packed>(half, q, offset, sums);
+      const __m256 s = load_half(scales + g * kTile + quarter * 8);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const size_t at = size_t(t0 + t) * groups + g;
+        f[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_mul_ps(s, _mm256_set1_ps(x.scale[at])), f[t]);
+        if (Min) f[t] = _mm256_fmadd_ps(load_half(mins + g * kTile + quarter * 8), _mm256_set1_ps(x.scaled_sum[at]), f[t]);
+      }
+    }
+    for (int t = 0; t < T; ++t) {
+      float* out = y + size_t(t0 + t) * y_stride + quarter * 8;
+      _mm256_storeu_ps(out, add ? _mm256_add_ps(_mm256_loadu_ps(out), f[t]) : f[t]);
+    }
+  }
+}
+
+void unpack(const uint8_t* packed, int groups, uint8_t* codes) {
+  for (int half = 0; half < 2 * groups; ++half, packed += 256, codes += 512)
+    for (int s = 0; s < 8; ++s)
+      for (int i = 0; i < 64; i += 32)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(codes + s * 64 + i), load_line<true>(packed + i, s));
+}
+
+template <int Bits, bool Packed, bool Min>
+void multiply_tile(const uint8_t* codes, const uint16_t* scales, const uint16_t* mins, int zero, const Activations& x,
+                   int n, float* y, int y_stride, bool add) {
+  int t = 0;
+  for (; t + kTokens <= n; t += kTokens)
+    block<kTokens, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+  switch (n - t) {
+    case 3: return block<3, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 2: return block<2, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 1: return block<1, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    default: return;
+  }
+}
+
+void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride, bool add,
+              uint8_t* scratch) {
+  const bool packed = w.bits == 4 && n <= kTokens;
+  for (int tile = begin; tile < end; ++tile) {
+    const uint8_t* codes = w.tile_codes(tile);
+    if (w.bits == 4 && !packed) {
+      unpack(codes, w.groups, scratch);
+      codes = scratch;
+    }
+    const size_t first = size_t(tile) * w.groups * kTile;
+    const uint16_t *scales = w.scales.data() + first, *mins = w.has_min ? w.mins.data() + first : scales;
+    auto run = w.bits == 8 ? (w.has_min ? multiply_tile<8, false, true> : multiply_tile<8, false, false>)
+               : packed    ? (w.has_min ? multiply_tile<4, true, true> : multiply_tile<4, true, false>)
+                           : (w.has_min ? multiply_tile<4, false, true> : multiply_tile<4, false, false>);
+    run(codes, scales, mins, w.zero, x, n, y + tile * kTile, y_stride, add);
+  }
+}
+
+}  // namespace
+}  // namespace avx2
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const Kernels& avx2_kernels() {
+  static const Kernels table{"avx2", avx2::multiply, avx2::quantise, avx2::rms_norm,
+                             avx2::swiglu, avx2::attend, avx2::statistics};
+  return table;
+}
+
+}  // namespace edge
+#endif

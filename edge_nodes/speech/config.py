@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of speech_node and microphone_node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_nodes.parameters import group, parameter
+
+
+@dataclass(frozen=True)
+class ExitConfig:
+    """Which encoder layer the final words are read from."""
+
+    policy: str = parameter(
+        "confidence",
+        "fixed: always exit.layer; confidence: the first layer at least exit.threshold sure, exit.layer at the latest",
+        choices=("fixed", "confidence"),
+    )
+    layer: int = parameter(0, "Layer of the fixed policy and last of the other; 0 is the model's last", minimum=0)
+    threshold: float = parameter(0.95, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class VadConfig:
+    """How speech is told from silence."""
+
+    threshold: float = parameter(0.5, "Probability of speech at which a segment starts", minimum=0.05, maximum=0.95)
+    silence_ms: int = parameter(400, "Silence that ends a segment", unit="ms", minimum=64, maximum=5000)
+    speech_ms: int = parameter(96, "Speech that starts a segment", unit="ms", minimum=32, maximum=1000)
+    pad_ms: int = parameter(200, "Audio kept before and after the speech", unit="ms", minimum=0, maximum=1000)
+
+
+@dataclass(frozen=True)
+class SpeechConfig:
+    """Parameters of speech_node."""
+
+    model: str = parameter("speech/splitformer", "Model: a shipped or installed name, or a folder", fixed=True)
+    device: str = parameter("cpu", "Where the encoder runs: cpu, cuda, cuda:1, ...", fixed=True)
+    threads: int = parameter(1, "CPU threads of the encoder", minimum=1, maximum=64, fixed=True)
+    exit: ExitConfig = group(ExitConfig)
+    vad: VadConfig = group(VadConfig)
+    partial_interval_ms: int = parameter(
+        300, "Shortest time between two partial texts; 0 turns them off", unit="ms", minimum=0, maximum=10000
+    )
+    max_segment_s: float = parameter(
+        15.0, "Longer speech is cut at its quietest place", unit="s", minimum=2.0, maximum=29.0
+    )
+    sample_rate_hz: int = parameter(
+        16000,
+        "Rate of the audio topic; the model takes 16 kHz only",
+        unit="Hz",
+        minimum=8000,
+        maximum=192000,
+        fixed=True,
+    )
+
+
+@dataclass(frozen=True)
+class MicrophoneConfig:
+    """Parameters of microphone_node."""
+
+    device: str = parameter("", "Name or number of the input device; empty for the system's default", fixed=True)
+    rate_hz: int = parameter(16000, "Rate of the audio topic", unit="Hz", minimum=8000, maximum=192000, fixed=True)
+    block_ms: int = parameter(40, "Length of one audio message", unit="ms", minimum=20, maximum=100, fixed=True)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A speech model on its device: one utterance in, its words out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from edge_nodes import models
+from edge_nodes.errors import ModelError, State
+from edge_nodes.speech.encoder import Encoder, Shape
+from edge_nodes.speech.errors import SpeechError
+from edge_nodes.speech.exits import Leave, read
+from edge_nodes.speech.features import HOP, log_mel
+
+FORMAT = 1
+_SHORTEST = 4 * HOP
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The words of an utterance.
+
+    Attributes:
+        text: lower case, without punctuation; empty if there are none.
+        confidence: 0..1, see `exits.read`.
+        layer: encoder layer it was read from, from 1.
+        layers: layers of the model.
+        cost: features_ms, encoder_ms, and audio_ms for comparison.
+    """
+
+    text: str
+    confidence: float
+    layer: int
+    layers: int
+    cost: Mapping[str, float]
+
+
+class SpeechModel:
+    """The encoder with its weights.
+
+    Args:
+        name: see `models.find`.
+        device: "cpu", "cuda", "cuda:1", ...
+        threads: CPU threads of each call.
+
+    Raises:
+        ModelError: the model is missing, or not one of this kind.
+        SpeechError: there is no such device (NO_DEVICE).
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1) -> None:
+        self._threads, self._device = threads, _device(device)
+        found = models.find(name)
+        self.name = str(found.manifest.get("name", name))
+        self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
+
+    @property
+    def layers(self) -> int:
+        """Number of encoder layers, each with an exit."""
+        return self._encoder.shape.blocks
+
+    @torch.inference_mode()
+    def recognise(self, samples: NDArray[np.float32], leave: Leave) -> Hypothesis:
+        """Return the words of an utterance.
+
+        Args:
+            samples: (n,) float32 in [-1, 1], 16 kHz, at most 30 s.
+            leave: where to stop, see `exits.policy`; later layers are not computed.
+        """
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        start = time.perf_counter()
+        mel = log_mel(np.pad(samples, (0, max(0, _SHORTEST - len(samples)))))
+        middle = time.perf_counter()
+        hidden, _ = self._encoder.stem(torch.from_numpy(mel)[None].to(self._device))
+        for layer in range(1, self.layers + 1):
+            hidden = self._encoder.block(layer - 1, hidden)
+            reading = read(self._encoder.exits[layer - 1](hidden)[0].cpu().numpy())
+            if leave(layer, reading):
+                break
+        end = time.perf_counter()
+        cost = {
+            "features_ms": round(1e3 * (middle - start), 2),
+            "encoder_ms": round(1e3 * (end - middle), 2),
+            "audio_ms": round(1e3 * len(samples) / 16000, 1),
+            "layers": layer,
+        }
+        return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost)
+
+
+def _load(found: models.ModelFile) -> Encoder:
+    """Raise ModelError (MODEL_BAD) if the file does not hold exactly the encoder its manifest describes."""
+    manifest = found.manifest
+    try:
+        if manifest["kind"] != "splitformer" or manifest["format"] != FORMAT:
+            raise ModelError(
+                f"{found.path.parent} is not a speech model",
+                got=f"{manifest['kind']} of format {manifest['format']}",
+                expected=f"splitformer of format {FORMAT}",
+                state=State.MODEL_BAD,
+            )
+        encoder = Encoder(Shape.from_dict(manifest["shape"]))
+        encoder.load_state_dict(_dequantised(load_file(found.path)))
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{found.path} cannot be read as a speech model",
+            got=str(error),
+            expected="a folder with manifest.json (kind, format, shape) and its safetensors file",
+            remedy="Install the model again or name another one in the parameter `model`.",
+            state=State.MODEL_BAD,
+        ) from error
+    return encoder
+
+
+def _dequantised(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return float32 tensors; an int8 NAME is multiplied, row by row, by NAME.scale."""
+    state = {name: tensor.float() for name, tensor in stored.items() if not name.endswith(".scale")}
+    for name, scale in stored.items():
+        if name.endswith(".scale"):
+            weight = state[name.removesuffix(".scale")]
+            weight *= scale.view([-1] + [1] * (weight.dim() - 1))
+    return state
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SpeechError(
+            "the speech device cannot be used",
+            got=name,
+            expected="cpu, or a device torch sees",
+            remedy=f"Set the parameter `device` to cpu ({str(error).splitlines()[0]}).",
+            state=State.NO_DEVICE,
+        ) from error
+    return device

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streaming recognition: audio chunks in, speech events out while the person still speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_nodes.speech.config import SpeechConfig
+from edge_nodes.speech.errors import SpeechError
+from edge_nodes.speech.exits import Leave, cheapest, policy
+from edge_nodes.speech.features import RATE_HZ
+from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
+
+_GAP_NS = 1_000_000_000
+"""A longer hole in the audio, or a step of the clock, ends the segment."""
+_QUIET_WINDOW = RATE_HZ // 10
+
+
+@dataclass(frozen=True)
+class SpeechEvent:
+    """Something that happened in the audio.
+
+    Attributes:
+        kind: "start" of speech, "partial" text so far, "final" text (empty if the speech held no words).
+        text: the words; empty at the start.
+        start_ns: start of the speech segment.
+        end_ns: end of the audio the text is from; of the speech, when final.
+        layer, layers: encoder layer the text was read from (from 1) and how many there are; 0 at the start.
+        policy: "fixed", "confidence", or "cheapest" for partials; empty at the start.
+        confidence: 0..1.
+        cost: see `Hypothesis.cost`.
+    """
+
+    kind: Literal["start", "partial", "final"]
+    text: str
+    start_ns: int
+    end_ns: int
+    layer: int = 0
+    layers: int = 0
+    policy: str = ""
+    confidence: float = 0.0
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Stream:
+    """What is known of the audio so far; positions count samples from the first one fed."""
+
+    def __init__(self, config: SpeechConfig) -> None:
+        self.audio: NDArray[np.float32] = np.zeros(0, np.float32)
+        self.first = 0  # position of audio[0]
+        self.samples = 0  # fed
+        self.done = 0  # seen by the voice activity model
+        self.start = 0  # of the open segment
+        self.partial_at = 0
+        self.anchor = (0, 0)  # a position and its time
+        self.segmenter = Segmenter(config.vad)
+
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self.audio[start - self.first : stop - self.first]
+
+    def append(self, samples: NDArray[np.int16], end_ns: int) -> None:
+        self.samples += len(samples)
+        self.anchor = (self.samples, end_ns)
+        self.audio = np.concatenate([self.audio, samples.astype(np.float32) / 32768.0])
+
+    def drop_before(self, position: int) -> None:
+        if position > self.first:
+            self.audio, self.first = self.part(position, self.samples), position
+
+    def time(self, position: int) -> int:
+        fed, time_ns = self.anchor
+        return time_ns - _ns(fed - position)
+
+    def quietest(self, start: int, stop: int) -> int:
+        """Return the middle of the quietest 100 ms."""
+        sums = np.convolve(self.part(start, stop) ** 2, np.ones(_QUIET_WINDOW), "valid")
+        return start + int(sums.argmin()) + _QUIET_WINDOW // 2
+
+
+class Recognizer:
+    """Finds speech in a stream of audio and recognises it.
+
+    Args:
+        config: see `SpeechConfig`; assign to `config` to change run-time parameters.
+    """
+
+    def __init__(self, config: SpeechConfig) -> None:
+        self.config = config
+        self._model: SpeechModel | None = None
+        self._vad: SileroVad | None = None
+        self._stream = _Stream(self.config)
+
+    @property
+    def model(self) -> SpeechModel:
+        """The loaded model.
+
+        Raises:
+            SpeechError: `load` has not been called.
+        """
+        if self._model is None:
+            raise SpeechError("the speech model is not loaded", remedy="Call load() first.")
+        return self._model
+
+    def load(self, progress: Callable[[str], None] = lambda line: None) -> None:
+        """Load the models and run them once, so that the first utterance is as fast as the others.
+
+        Raises:
+            ModelError: the model is missing or bad.
+            SpeechError: another rate than 16 kHz, or no such device.
+        """
+        config = self.config
+        if config.sample_rate_hz != RATE_HZ:
+            raise SpeechError(
+                "the speech model takes 16 kHz audio only",
+                got=f"sample_rate_hz = {config.sample_rate_hz}",
+                expected=str(RATE_HZ),
+                remedy="Publish 16 kHz audio and leave the parameter sample_rate_hz at 16000.",
+            )
+        progress(f"speech: loading {config.model} on {config.device}")
+        self._model = SpeechModel(config.model, device=config.device, threads=config.threads)
+        progress("speech: loading the voice activity model")
+        self._vad = SileroVad()
+        self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
+        for _ in range(3):  # TorchScript compiles in its first calls
+            self._vad(np.zeros(CHUNK, np.float32))
+        self._vad.reset()
+        progress(f"speech: ready, {self._model.layers} exits")
+
+    def feed(self, samples: NDArray[np.int16], end_ns: int, *, partials: bool = True) -> Iterator[SpeechEvent]:
+        """Take the next audio; yield each event as soon as it is known.
+
+        Args:
+            samples: (n,) int16, 16 kHz mono.
+            end_ns: time at which the last sample was heard.
+            partials: whether to spend time on partial texts.
+
+        Raises:
+            SpeechError: `load` has not been called.
+        """
+        stream, vad = self._stream, self._loaded_vad()
+        if stream.samples and abs(end_ns - _ns(len(samples)) - stream.time(stream.samples)) > _GAP_NS:
+            yield from self.flush()
+            stream = self._stream
+        stream.append(samples, end_ns)
+        stream.segmenter.config = self.config.vad
+        while stream.samples - stream.done >= CHUNK:
+            stream.done += CHUNK
+            for edge in stream.segmenter.feed(vad(stream.part(stream.done - CHUNK, stream.done))):
+                if edge.starts:
+                    yield self._open(max(stream.first, edge.sample - self._pad()))
+                else:
+                    yield self._final(min(stream.done, edge.sample + self._pad()), edge.sample)
+            if stream.segmenter.speaking:
+                yield from self._while_speaking(partials)
+        stream.drop_before(stream.start if stream.segmenter.speaking else stream.done - self._reach())
+
+    def flush(self) -> Iterator[SpeechEvent]:
+        """End the stream: yield the final text of an open segment and start anew."""
+        stream = self._stream
+        if stream.segmenter.speaking:
+            yield self._final(stream.samples, stream.samples)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what was heard; an open segment gets no final text."""
+        if self._stream.samples:
+            self._stream = _Stream(self.config)
+            if self._vad is not None:
+                self._vad.reset()
+
+    def close(self) -> None:
+        """Free the models."""
+        self._model = self._vad = None
+        self._stream = _Stream(self.config)
+
+    def _while_speaking(self, partials: bool) -> Iterator[SpeechEvent]:
+        stream = self._stream
+        if stream.done - stream.start >= self.config.max_segment_s * RATE_HZ:
+            cut = stream.quietest((stream.start + stream.done) // 2, stream.done)
+            yield self._final(cut, cut)
+            yield self._open(cut)
+        interval = self.config.partial_interval_ms * RATE_HZ // 1000
+        # A partial of audio that has been waiting would only delay the newer audio.
+        behind = stream.samples - stream.done >= max(interval, CHUNK)
+        if partials and interval and not behind and stream.done - stream.partial_at >= interval:
+            stream.partial_at = stream.done
+            yield self._heard("partial", stream.done, stream.done, cheapest, "cheapest")
+
+    def _open(self, start: int) -> SpeechEvent:
+        stream = self._stream
+        stream.start, stream.partial_at = start, stream.done
+        return SpeechEvent("start", "", stream.time(start), stream.time(stream.done))
+
+    def _final(self, stop: int, end: int) -> SpeechEvent:
+        exits = self.config.exit
+        return self._heard("final", stop, end, policy(exits, self.model.layers), exits.policy)
+
+    def _heard(
+        self, kind: Literal["partial", "final"], stop: int, end: int, leave: Leave, policy_name: str
+    ) -> SpeechEvent:
+        stream = self._stream
+        heard = self.model.recognise(stream.part(stream.start, stop), leave)
+        return SpeechEvent(
+            kind=kind,
+            text=heard.text,
+            start_ns=stream.time(stream.start),
+            end_ns=stream.time(end),
+            layer=heard.layer,
+            layers=heard.layers,
+            policy=policy_name,
+            confidence=heard.confidence,
+            cost=heard.cost,
+        )
+
+    def _loaded_vad(self) -> SileroVad:
+        if self._vad is None:
+            raise SpeechError("the speech model is not loaded", remedy="Call load() first.")
+        return self._vad
+
+    def _pad(self) -> int:
+        return self.config.vad.pad_ms * RATE_HZ // 1000
+
+    def _reach(self) -> int:
+        """Return how far a segment that starts now can reach back."""
+        return self._pad() + self.config.vad.speech_ms * RATE_HZ // 1000 + 2 * CHUNK
+
+
+def _ns(samples: int) -> int:
+    return samples * 1_000_000_000 // RATE_HZ

