@@ -19,7 +19,7 @@ from edge_nodes.bags import BagReader, BagWriter, RawMessage, build_message, ful
 from edge_nodes.errors import EdgeNodesError, ParameterError
 from edge_nodes.pipeline import Output, Pipeline
 
-__all__ = ["Graph", "NodeResult", "ReplayResult", "replay"]
+__all__ = ["Graph", "NodeResult", "ReplayResult", "parameters_from_files", "replay"]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Graph:
         self.results = {node.name: NodeResult() for node in self.nodes}
         self._pipelines: dict[str, Pipeline[Any]] = {}
         for node in self.nodes:
-            values = {**_from_files(node, config), **(overrides or {}).get(node.name, {})}
+            values = {**parameters_from_files(node, config), **(overrides or {}).get(node.name, {})}
             settings = parameters.replace(node.config_type()(), values)
             self._pipelines[node.name] = graph.load(node.pipeline)(settings)
 
@@ -206,7 +206,7 @@ def _reached(sources: Sequence[str], parts: Sequence[str]) -> Iterator[graph.Nod
             yield node
 
 
-def _from_files(node: graph.Node, config: str) -> dict[str, parameters.Scalar]:
+def parameters_from_files(node: graph.Node, config: str) -> dict[str, parameters.Scalar]:
     """Return a node's own parameters from its YAML files; those that all nodes have mean nothing here."""
     from ruamel.yaml import YAML
 

@@ -25,7 +25,7 @@ import soundfile
 
 from edge_nodes.bags import BagWriter, serialize
 from edge_nodes.pipeline import header
-from train.perception.simulate import Motion, Scene, Sensor, Thing, cast
+from train.perception.simulate import Motion, Scan, Scene, Sensor, Thing, cast
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -113,12 +113,17 @@ def scene() -> Scene:
         Thing("bench", Motion(0.0, 9.2), reflectivity=0.3),
     ]
     moving = [
-        # Comes down the lane on the left, 5 m/s, passes, stops behind.
-        Thing("car", Motion(path=((0, 27, 2.6), (7, 27, 2.6), (15, -11, 2.8), (60, -11, 2.8)), yaw=math.pi)),
+        # Comes down the lane on the left, stops beside the robot, drives on.
+        Thing(
+            "car",
+            Motion(
+                path=((0, 27, 2.6), (8, 27, 2.6), (15.5, 0.3, 2.8), (19.5, 0.3, 2.8), (23, -13, 2.8), (60, -13, 2.8))
+            ),
+        ),
         # Crosses ahead from right to left, then waits at the wall.
         Thing("person", Motion(path=((0, 6.0, -3.8), (6.5, 5.6, 4.6), (9, 5.2, 6.4), (60, 5.2, 6.4)))),
         # Waits on the right, walks up to the robot, stands close ahead.
-        Thing("person", Motion(path=((0, 3.6, -7.0), (13.5, 3.6, -7.0), (19, 1.7, -0.3), (60, 1.7, -0.3)), yaw=1.6)),
+        Thing("person", Motion(path=((0, 3.6, -7.0), (14, 3.6, -7.0), (20, 1.7, -0.3), (60, 1.7, -0.3)), yaw=1.6)),
         # Walks along the house on the left, away.
         Thing("person", Motion(path=((0, -12, 8.0), (30, 22, 8.4)))),
     ]
@@ -129,15 +134,36 @@ SENSOR = Sensor(rings=128, columns=1024, elevation_deg=(-24.0, 12.0), height=1.1
 
 
 def simulated_scans(seconds: float) -> Iterator[Cloud]:
-    """Yield (128, 1024, 4) scans; only the rays on moving things change."""
+    """Yield (128, 1024, 4) scans; only the rays that hit something moving change."""
     whole = scene()
     still = Scene(tuple(t for t in whole.things if not t.motion.moves), seed=SEED)
     background = tidy(cast(still, SENSOR, 0.0).cloud)
-    moves = np.array([t.motion.moves for t in whole.things])
+    movers = [i for i, t in enumerate(whole.things) if t.motion.moves]
+    sensor = dataclasses.replace(SENSOR, dropout=0.0)
+    seen: dict[int, tuple[Any, Scan]] = {}
     for i in range(round(seconds * 1e9 / PERIOD_NS)):
-        scan = cast(whole, dataclasses.replace(SENSOR, dropout=0.0), i * PERIOD_NS / 1e9)
-        front = (scan.thing >= 0) & moves[scan.thing]
-        yield np.where(front[..., None], tidy(scan.cloud), background)
+        now = i * PERIOD_NS / 1e9
+        scan = cast(_standing(whole, movers, now), sensor, now)
+        cloud = np.where(np.isin(scan.thing, movers)[..., None], tidy(scan.cloud), background)
+        for k in movers:
+            pose = whole.things[k].motion.at(now)
+            if k in seen and seen[k][0] == pose:
+                same = (scan.thing == k) & (seen[k][1].thing == k)
+                cloud[same] = tidy(seen[k][1].cloud[same])
+            else:
+                seen[k] = (pose, scan)
+        yield cloud
+
+
+def _standing(whole: Scene, movers: list[int], now: float) -> Scene:
+    """Return the scene in which whoever stands at `now` does not walk on the spot."""
+    things = list(whole.things)
+    for k in movers:
+        motion = things[k].motion
+        pose = motion.at(now)
+        if pose == motion.at(now + 0.1) or pose == motion.at(now - 0.1):
+            things[k] = dataclasses.replace(things[k], motion=Motion(*pose))
+    return Scene(tuple(things), seed=whole.seed)
 
 
 def point_cloud(time_ns: int, cloud: Cloud) -> bytes:
@@ -212,12 +238,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, required=True, help="packed frames of the OS-1-128")
     parser.add_argument("--out", type=Path, default=FOLDER / "demo.mcap")
-    parser.add_argument("--timeline", type=Path, default=FOLDER / "timeline.json")
     parser.add_argument("--chunk-mb", type=int, default=126)
     parser.add_argument("--level", type=int, default=19)
-    parser.add_argument("--seconds", type=float, help="shorter than the timeline says")
+    parser.add_argument("--seconds", type=float, help="shorter than demo.json says")
     args = parser.parse_args()
-    timeline = json.loads(args.timeline.read_text()) if args.timeline.is_file() else {"end_s": 32.0, "speech": []}
+    timeline = json.loads((FOLDER / "demo.json").read_text())
     end_s = args.seconds or timeline["end_s"]
     messages = [*scans(args.real, end_s), *sound(timeline["speech"], end_s)]
     build(args.out, messages, args.chunk_mb << 20, args.level)

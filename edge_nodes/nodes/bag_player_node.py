@@ -59,7 +59,8 @@ class BagPlayerNode(EdgeNode):
 
     def _mapping(self, recorded: Mapping[str, BagTopic]) -> dict[str, str]:
         """Return {recorded name: name to publish under}; names of the graph are relative."""
-        known = map_topics(recorded, {})
+        pairs = (word.partition(":=") for word in self.config.topics.split())
+        known = map_topics(recorded, {topic: name for topic, _, name in pairs})
         mapping = {name: topic for name, topic in known.items() if topic in self.spec.outputs}
         for name, topic in known.items():
             if topic not in mapping.values():

@@ -26,6 +26,7 @@ class BagPlayerConfig:
     """Parameters of bag_player_node."""
 
     bag: str = parameter("", "Bag to play: a rosbag2 directory or an .mcap file", fixed=True)
+    topics: str = parameter("", "Topics whose recorded names differ: points:=/lidar/points ...", fixed=True)
     rate: float = parameter(1.0, "Playback speed; 1 keeps the recorded timing", minimum=0.01, maximum=100.0, fixed=True)
     loop: bool = parameter(False, "Start again at the end; time goes on", fixed=True)
     clock_hz: float = parameter(100.0, "Rate of /clock", unit="Hz", minimum=1.0, maximum=1000.0, fixed=True)

@@ -9,6 +9,7 @@ It writes one JSON object a line to stdout for each thing that happens, and at t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import queue
 import signal
@@ -39,12 +40,14 @@ from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.messages import message_type
 
 CLOCK_WINDOW = 200
+NODES_PACKAGE = "edge_nodes.nodes."
 QUIET_S = 1.0
 START_TIMEOUT_S = 180.0
 SAMPLE_S = 0.5
 STAMPED = frozenset(("sensor_msgs/Image", "nav_msgs/OccupancyGrid", "sensor_msgs/PointCloud2"))
 EVENTS = frozenset(("scene/event", "speech/event", "language/event"))
 BAG = frozenset(("points", "audio"))
+NETWORKS = frozenset(("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast"))
 
 
 class SimClock:
@@ -55,11 +58,13 @@ class SimClock:
 
     def __init__(self, window: int = CLOCK_WINDOW) -> None:
         self._offsets: deque[int] = deque(maxlen=window)
+        self._last_ns = 0
 
     def tick(self, clock_ns: int, arrived_ns: int) -> None:
         """Take a tick and the monotonic time of its arrival."""
-        if self._offsets and abs(arrived_ns - clock_ns - self._offsets[-1]) > 500_000_000:
-            self._offsets.clear()  # the bag has just begun to play
+        if clock_ns <= self._last_ns:
+            self._offsets.clear()  # the clock stands: the bag is about to begin
+        self._last_ns = clock_ns
         self._offsets.append(arrived_ns - clock_ns)
 
     def at(self, arrived_ns: int) -> int:
@@ -83,6 +88,15 @@ class Processes:
                 self._known[name] = psutil.Process(pid)
             except psutil.NoSuchProcess:
                 return
+
+    def add_siblings(self) -> None:
+        """Watch all nodes that were started together with this process."""
+        parents = psutil.Process().parents()
+        for process in parents[1].children(recursive=True) if len(parents) > 1 else []:
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if module := next((w for w in words if w.startswith(NODES_PACKAGE)), ""):
+                    self.add(module[len(NODES_PACKAGE) :], process.pid)
 
     def sample(self) -> None:
         """Look at all processes."""
@@ -152,11 +166,13 @@ class Monitor(Node):
         self._asked = 0
         self._answered = 0
         self._processes = Processes()
+        self._sampled = False
         self._nodes: dict[str, dict[str, str]] = {}
         self._health: dict[str, str] = {}
         self._arrivals: dict[str, list[int]] = defaultdict(list)
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._clouds: dict[int, dict[str, float]] = defaultdict(dict)
         self._tokens: list[int] = []
         self._waiting: list[list[int]] = []
         self.done = False
@@ -193,6 +209,8 @@ class Monitor(Node):
             self._recorder.put("/" + topic, kind, now_ns, data)
         if kind in STAMPED:
             self._latencies[topic].append((now_ns - _stamp(data, 4)) / 1e6)
+            if topic in NETWORKS:
+                self._clouds[_stamp(data, 4)][topic] = self._latencies[topic][-1]
         elif kind == "visualization_msgs/MarkerArray" and struct.unpack_from("<I", data, 4)[0]:
             self._latencies[topic].append((now_ns - _stamp(data, 8)) / 1e6)
         elif kind == "std_msgs/String":
@@ -279,6 +297,9 @@ class Monitor(Node):
                 self._finish(f"the graph did not start within {START_TIMEOUT_S:.0f} s")
             return
         if self._clock_ns > self._start_ns:
+            if not self._sampled:
+                self._processes.add_siblings()
+                self._sampled = True
             self._processes.sample()
         if self._clock_ns >= self._end_ns + int(QUIET_S * 1e9):
             waited = self._clock_ns - self._end_ns
@@ -302,6 +323,7 @@ class Monitor(Node):
                 }
                 for topic, times in self._arrivals.items()
             },
+            "clouds": self._clouds,
             "first_word_ms": self._latencies.get("end of speech to first word", []),
             "processes": self._processes.summary(),
             "nodes": self._nodes,

@@ -19,7 +19,7 @@ class BevConfig:
 
     range_m: float = parameter(
         32.0,
-        "half the map's side; the shipped networks want 64 cells or a multiple",
+        "half the map's side; the networks want a multiple of 32 cells",
         unit="m",
         minimum=4.0,
         maximum=100.0,

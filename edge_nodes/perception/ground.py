@@ -46,7 +46,7 @@ class Ground:
 def _patch_index(xyz: Array, n: int) -> npt.NDArray[np.int32]:
     half = np.float32(n / 2)
     scale = np.float32(1 / PATCH_M)
-    row = np.clip(xyz[:, 0] * scale + half, 0, n - 1).astype(np.int32)
+    row: npt.NDArray[np.int32] = np.clip(xyz[:, 0] * scale + half, 0, n - 1).astype(np.int32)
     row *= n
     row += np.clip(xyz[:, 1] * scale + half, 0, n - 1).astype(np.int32)
     return row
@@ -79,9 +79,11 @@ class GroundEstimator:
         index = _patch_index(points, self._n)
         low = np.full(self._n * self._n, np.inf, np.float32)
         np.minimum.at(low, index, points[:, 2])
-        x, y = ((axis.ravel() + 0.5 - self._n / 2) * PATCH_M for axis in np.indices((self._n, self._n)))
+        x, y = np.zeros(low.size), np.zeros(low.size)
+        lowest = points[:, 2] == low[index]
+        x[index[lowest]], y[index[lowest]] = points[lowest, 0], points[lowest, 1]
         # The outermost patches also hold all that lies beyond them.
-        inside = np.maximum(np.abs(x), np.abs(y)) < (self._n / 2 - 0.75) * PATCH_M
+        inside = np.maximum(np.abs(x), np.abs(y)) < self._n / 2 * PATCH_M
         used = np.isfinite(low) & inside
         plane = _fit(x[used], y[used], low[used].astype(float))
         if plane is None:
@@ -104,7 +106,8 @@ class GroundEstimator:
         near = (used & (np.abs(rest) < limit)).astype(float).reshape(self._n, self._n)
         value = gaussian_filter(near * rest.reshape(self._n, self._n), 1.0, mode="constant")
         weight = gaussian_filter(near, 1.0, mode="constant")
-        return (value / (weight + 0.05) + _BIAS_M).astype(np.float32)
+        out: Array = (value / (weight + 0.05) + _BIAS_M).astype(np.float32)
+        return out
 
 
 def _fit(

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-MULTIPLE = 64
+MULTIPLE = 32
 """Sides of input maps are multiples of this."""
+NEWEST = 8
+"""Channels of the newest scan and of the one before it."""
 
 
 class Unit(nn.Module):
@@ -92,16 +94,17 @@ class PyramidNetwork(nn.Module):
         y = levels.pop()
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
-        scores = torch.pixel_shuffle(self.head(y), 2)
+        scores: Tensor = torch.pixel_shuffle(self.head(y), 2)
         # The newest scan at full resolution sharpens the borders.
-        return scores + self.fine(torch.cat([scores, x[:, :6]], 1))
+        sharp: Tensor = self.fine(torch.cat([scores, x[:, :6]], 1))
+        return scores + sharp
 
 
 class AutoencoderNetwork(nn.Module):
     """Maps (B, inputs, H, W), values 0..1, to logits (B, 2, H, W): occupied now, and occupied ahead of time.
 
-    An autoencoder proper: everything passes the middle; its levels are less deep and wider than the pyramid's, and
-    only the input itself is shown to the last layer again.
+    An autoencoder proper: everything passes the middle; its levels are less deep and wider than the pyramid's. Only
+    what the newest scan itself measured goes to the last layers directly: it needs no reconstruction.
 
     Args:
         inputs: input channels.
@@ -117,16 +120,19 @@ class AutoencoderNetwork(nn.Module):
         below = list(widths[1:])[::-1]
         self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
         self.merge = nn.ModuleList(Unit(a, a) for a in above)
+        # Two by two cells of the newest scan and the one before it, as channels of the decoder's map.
+        self.join = Unit(widths[0] + 4 * NEWEST, widths[0])
         self.head = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
-        self.fine = nn.Conv2d(outputs + 6, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits; H and W are multiples of `MULTIPLE`."""
         y = self.middle(self.encoder(x)[-1])
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest"))
-        logits = torch.pixel_shuffle(self.head(y), 2)
-        return logits + self.fine(torch.cat([logits, x[:, :6]], 1))
+        measured = torch.pixel_unshuffle(x[:, :NEWEST], 2)
+        y = self.join(torch.cat([y, measured], 1))
+        logits: Tensor = torch.pixel_shuffle(self.head(y), 2)
+        return logits
 
 
 def distance(x: Tensor) -> Tensor:
@@ -140,7 +146,7 @@ def fused(network: nn.Module) -> nn.Module:
     network.eval()
     for module in network.modules():
         if isinstance(module, Unit):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var]
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var,arg-type]
             module.norm = nn.Identity()
     return network
 

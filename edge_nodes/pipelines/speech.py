@@ -6,14 +6,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_nodes import events
 from edge_nodes.pipeline import Output, Pipeline, Progress
-from edge_nodes.speech import Recognizer, SpeechConfig, SpeechError, SpeechEvent
+from edge_nodes.speech import SpeechConfig, SpeechError
+
+if TYPE_CHECKING:
+    from edge_nodes.speech import Recognizer, SpeechEvent
 
 _TOPICS = {"partial": "speech/partial", "final": "speech/text"}
 
@@ -25,36 +28,41 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
 
     def __init__(self, config: SpeechConfig) -> None:
         super().__init__(config)
-        self._recognizer = Recognizer(config)
+        self._loaded: Recognizer | None = None
         self._counts: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
 
     def load(self, progress: Progress) -> None:
         """Load the models; see `Pipeline.load`."""
-        self._recognizer.load(progress)
+        from edge_nodes.speech import Recognizer  # not above: microphone_node needs no torch
+
+        self._loaded = Recognizer(self.config)
+        self._loaded.load(progress)
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """Recognise what the message adds; its audio ends at `received_ns`, since the message has no stamp."""
+        recognizer = self._recognizer()
         samples = samples_of(message, self.config.sample_rate_hz)
         if not wanted:
-            self._recognizer.drop()
+            recognizer.drop()
             return
         partials = "speech/partial" in wanted or "speech/event" in wanted
         begin = time.perf_counter()
-        for event in self._recognizer.feed(samples, received_ns, partials=partials):
+        for event in recognizer.feed(samples, received_ns, partials=partials):
             now = time.perf_counter()
             yield from self._outputs(event, received_ns, 1e3 * (now - begin), wanted)
 
     def update(self, config: SpeechConfig) -> None:
         """Take changed run-time parameters."""
         super().update(config)
-        self._recognizer.config = config
+        if self._loaded is not None:
+            self._loaded.config = config
 
     def status(self) -> Mapping[str, str | int | float]:
         """Return the model, how many utterances there were, and at which layers they were read."""
-        if not self._recognizer.loaded:
+        if self._loaded is None:
             return {}
-        model = self._recognizer.model
+        model = self._loaded.model
         exits = {f"final at layer {n}": self._exits[n] for n in range(1, model.layers + 1)}
         return {
             "model": model.name,
@@ -66,7 +74,12 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
 
     def close(self) -> None:
         """Free the models."""
-        self._recognizer.close()
+        self._loaded = None
+
+    def _recognizer(self) -> Recognizer:
+        if self._loaded is None:
+            raise SpeechError("the speech pipeline is not loaded", remedy="Call load() first.")
+        return self._loaded
 
     def _outputs(
         self, event: SpeechEvent, received_ns: int, total_ms: float, wanted: Collection[str]

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 BLANK = 0
@@ -20,6 +22,6 @@ def encode(text: str) -> list[int]:
     return [SYMBOLS.index(character) for character in text]
 
 
-def decode(best: NDArray) -> str:
+def decode(best: NDArray[np.integer[Any]]) -> str:
     """Return the text of the best symbol of each frame, (T,) integer: repeats merged, blanks dropped."""
     return " ".join("".join(SYMBOLS[i] for i, _ in groupby(best.tolist()) if i != BLANK).split())

@@ -64,14 +64,16 @@ class Layer(nn.Module):
         """
         added = self._attention(self.attention_norm(hidden), mask)
         inner = functional.gelu(self.feed_forward_in(self.feed_forward_norm(hidden + added)))
-        return added + self.feed_forward_out(inner)
+        output: Tensor = added + self.feed_forward_out(inner)
+        return output
 
     def _attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         qkv = self.attention_in(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        output: Tensor = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return output
 
 
 class Exit(nn.Module):
@@ -84,7 +86,8 @@ class Exit(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return (B, T, symbols) log-probabilities of (B, T, width)."""
-        return self.symbols(self.norm(hidden)).log_softmax(-1)
+        log_probs: Tensor = self.symbols(self.norm(hidden)).log_softmax(-1)
+        return log_probs
 
 
 class Encoder(nn.Module):

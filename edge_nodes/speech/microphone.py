@@ -89,7 +89,7 @@ class Microphone:
         while True:
             try:
                 self._blocks.put_nowait(block[:, 0].copy())
-            except queue.Full:  # noqa: PERF203  one round in the usual case
+            except queue.Full:
                 self._blocks.get_nowait()
                 self.dropped += 1
             else:

@@ -108,7 +108,7 @@ def _load(found: models.ModelFile) -> Encoder:
                 state=State.MODEL_BAD,
             )
         encoder = Encoder(Shape.from_dict(manifest["shape"]))
-        encoder.load_state_dict({name: tensor.float() for name, tensor in load_file(found.path).items()})
+        encoder.load_state_dict(_dequantised(load_file(found.path)))
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{found.path} cannot be read as a speech model",
@@ -118,6 +118,16 @@ def _load(found: models.ModelFile) -> Encoder:
             state=State.MODEL_BAD,
         ) from error
     return encoder
+
+
+def _dequantised(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return float32 tensors; an int8 NAME is multiplied, row by row, by NAME.scale."""
+    state = {name: tensor.float() for name, tensor in stored.items() if not name.endswith(".scale")}
+    for name, scale in stored.items():
+        if name.endswith(".scale"):
+            weight = state[name.removesuffix(".scale")]
+            weight *= scale.view([-1] + [1] * (weight.dim() - 1))
+    return state
 
 
 def _device(name: str) -> torch.device:

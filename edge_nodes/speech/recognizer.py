@@ -14,10 +14,11 @@ from edge_nodes.speech.config import SpeechConfig
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, cheapest, policy
 from edge_nodes.speech.features import RATE_HZ
-from edge_nodes.speech.model import Hypothesis, SpeechModel
+from edge_nodes.speech.model import SpeechModel
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
 
-_GAP_NS = 500_000_000
+_GAP_NS = 1_000_000_000
+"""A longer hole in the audio, or a step of the clock, ends the segment."""
 _QUIET_WINDOW = RATE_HZ // 10
 
 
@@ -47,6 +48,41 @@ class SpeechEvent:
     cost: Mapping[str, float] = field(default_factory=dict)
 
 
+class _Stream:
+    """What is known of the audio so far; positions count samples from the first one fed."""
+
+    def __init__(self, config: SpeechConfig) -> None:
+        self.audio: NDArray[np.float32] = np.zeros(0, np.float32)
+        self.first = 0  # position of audio[0]
+        self.samples = 0  # fed
+        self.done = 0  # seen by the voice activity model
+        self.start = 0  # of the open segment
+        self.partial_at = 0
+        self.anchor = (0, 0)  # a position and its time
+        self.segmenter = Segmenter(config.vad)
+
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self.audio[start - self.first : stop - self.first]
+
+    def append(self, samples: NDArray[np.int16], end_ns: int) -> None:
+        self.samples += len(samples)
+        self.anchor = (self.samples, end_ns)
+        self.audio = np.concatenate([self.audio, samples.astype(np.float32) / 32768.0])
+
+    def drop_before(self, position: int) -> None:
+        if position > self.first:
+            self.audio, self.first = self.part(position, self.samples), position
+
+    def time(self, position: int) -> int:
+        fed, time_ns = self.anchor
+        return time_ns - _ns(fed - position)
+
+    def quietest(self, start: int, stop: int) -> int:
+        """Return the middle of the quietest 100 ms."""
+        sums = np.convolve(self.part(start, stop) ** 2, np.ones(_QUIET_WINDOW), "valid")
+        return start + int(sums.argmin()) + _QUIET_WINDOW // 2
+
+
 class Recognizer:
     """Finds speech in a stream of audio and recognises it.
 
@@ -58,12 +94,7 @@ class Recognizer:
         self.config = config
         self._model: SpeechModel | None = None
         self._vad: SileroVad | None = None
-        self._forget()
-
-    @property
-    def loaded(self) -> bool:
-        """Whether `load` has been called."""
-        return self._model is not None
+        self._stream = _Stream(self.config)
 
     @property
     def model(self) -> SpeechModel:
@@ -96,7 +127,8 @@ class Recognizer:
         progress("speech: loading the voice activity model")
         self._vad = SileroVad()
         self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
-        self._vad(np.zeros(CHUNK, np.float32))
+        for _ in range(3):  # TorchScript compiles in its first calls
+            self._vad(np.zeros(CHUNK, np.float32))
         self._vad.reset()
         progress(f"speech: ready, {self._model.layers} exits")
 
@@ -111,113 +143,92 @@ class Recognizer:
         Raises:
             SpeechError: `load` has not been called.
         """
-        model, vad = self.model, self._vad
-        assert vad is not None
-        begin_ns = end_ns - _ns(len(samples))
-        if self._samples and abs(begin_ns - self._time(self._samples)) > _GAP_NS:
+        stream, vad = self._stream, self._loaded_vad()
+        if stream.samples and abs(end_ns - _ns(len(samples)) - stream.time(stream.samples)) > _GAP_NS:
             yield from self.flush()
-        self._anchor = (self._samples + len(samples), end_ns)
-        self._samples += len(samples)
-        self._audio = np.concatenate([self._audio, samples.astype(np.float32) / 32768.0])
-        self._segmenter.config = self.config.vad
-        while self._samples - self._done >= CHUNK:
-            offset = self._done - self._first
-            probability = vad(self._audio[offset : offset + CHUNK])
-            self._done += CHUNK
-            for edge in self._segmenter.feed(probability):
+            stream = self._stream
+        stream.append(samples, end_ns)
+        stream.segmenter.config = self.config.vad
+        while stream.samples - stream.done >= CHUNK:
+            stream.done += CHUNK
+            for edge in stream.segmenter.feed(vad(stream.part(stream.done - CHUNK, stream.done))):
                 if edge.starts:
-                    self._start = max(self._first, edge.sample - self._pad())
-                    self._partial_at = self._done
-                    yield SpeechEvent("start", "", self._time(self._start), self._time(self._done))
+                    yield self._open(max(stream.first, edge.sample - self._pad()))
                 else:
-                    yield self._final(min(self._done, edge.sample + self._pad()), self._time(edge.sample))
-            if self._segmenter.speaking:
-                yield from self._while_speaking(model, partials)
-        self._drop_old()
+                    yield self._final(min(stream.done, edge.sample + self._pad()), edge.sample)
+            if stream.segmenter.speaking:
+                yield from self._while_speaking(partials)
+        stream.drop_before(stream.start if stream.segmenter.speaking else stream.done - self._reach())
 
     def flush(self) -> Iterator[SpeechEvent]:
         """End the stream: yield the final text of an open segment and start anew."""
-        if self._segmenter.speaking:
-            yield self._final(self._done, self._time(self._done))
+        stream = self._stream
+        if stream.segmenter.speaking:
+            yield self._final(stream.samples, stream.samples)
         self.drop()
 
     def drop(self) -> None:
-        """Forget what was heard; an open segment has no final text."""
-        if not self._samples:
-            return
-        self._forget()
-        if self._vad is not None:
-            self._vad.reset()
+        """Forget what was heard; an open segment gets no final text."""
+        if self._stream.samples:
+            self._stream = _Stream(self.config)
+            if self._vad is not None:
+                self._vad.reset()
 
     def close(self) -> None:
         """Free the models."""
         self._model = self._vad = None
-        self._forget()
+        self._stream = _Stream(self.config)
 
-    def _forget(self) -> None:
-        self._audio: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._first: int = 0  # number of the first sample in _audio
-        self._samples: int = 0  # samples fed
-        self._done: int = 0  # samples the VAD has seen
-        self._anchor: tuple[int, int] = (0, 0)  # a sample's number and its time
-        self._start: int = 0
-        self._partial_at: int = 0
-        self._segmenter: Segmenter = Segmenter(self.config.vad)
-
-    def _while_speaking(self, model: SpeechModel, partials: bool) -> Iterator[SpeechEvent]:
-        if self._done - self._start >= self.config.max_segment_s * RATE_HZ:
-            cut = self._quietest()
-            yield self._final(cut, self._time(cut))
-            self._start = self._partial_at = cut
-            yield SpeechEvent("start", "", self._time(cut), self._time(self._done))
+    def _while_speaking(self, partials: bool) -> Iterator[SpeechEvent]:
+        stream = self._stream
+        if stream.done - stream.start >= self.config.max_segment_s * RATE_HZ:
+            cut = stream.quietest((stream.start + stream.done) // 2, stream.done)
+            yield self._final(cut, cut)
+            yield self._open(cut)
         interval = self.config.partial_interval_ms * RATE_HZ // 1000
-        # Partials of audio that has already been waiting would only delay the newer one.
-        behind = self._samples - self._done >= max(interval, CHUNK)
-        if partials and interval and not behind and self._done - self._partial_at >= interval:
-            self._partial_at = self._done
-            yield self._event("partial", self._done, self._time(self._done), cheapest, "cheapest")
+        # A partial of audio that has been waiting would only delay the newer audio.
+        behind = stream.samples - stream.done >= max(interval, CHUNK)
+        if partials and interval and not behind and stream.done - stream.partial_at >= interval:
+            stream.partial_at = stream.done
+            yield self._heard("partial", stream.done, stream.done, cheapest, "cheapest")
 
-    def _final(self, stop: int, end_ns: int) -> SpeechEvent:
+    def _open(self, start: int) -> SpeechEvent:
+        stream = self._stream
+        stream.start, stream.partial_at = start, stream.done
+        return SpeechEvent("start", "", stream.time(start), stream.time(stream.done))
+
+    def _final(self, stop: int, end: int) -> SpeechEvent:
         exits = self.config.exit
-        return self._event("final", stop, end_ns, policy(exits, self.model.layers), exits.policy)
+        return self._heard("final", stop, end, policy(exits, self.model.layers), exits.policy)
 
-    def _event(self, kind: Literal["partial", "final"], stop: int, end_ns: int, leave: Leave, name: str) -> SpeechEvent:
-        audio = self._audio[self._start - self._first : stop - self._first]
-        heard: Hypothesis = self.model.recognise(audio, leave)
+    def _heard(
+        self, kind: Literal["partial", "final"], stop: int, end: int, leave: Leave, policy_name: str
+    ) -> SpeechEvent:
+        stream = self._stream
+        heard = self.model.recognise(stream.part(stream.start, stop), leave)
         return SpeechEvent(
-            kind,
-            heard.text,
-            self._time(self._start),
-            end_ns,
-            heard.layer,
-            heard.layers,
-            name,
-            heard.confidence,
-            heard.cost,
+            kind=kind,
+            text=heard.text,
+            start_ns=stream.time(stream.start),
+            end_ns=stream.time(end),
+            layer=heard.layer,
+            layers=heard.layers,
+            policy=policy_name,
+            confidence=heard.confidence,
+            cost=heard.cost,
         )
 
-    def _quietest(self) -> int:
-        """Return the middle of the quietest 100 ms in the second half of the open segment."""
-        half = (self._start + self._done) // 2
-        power = self._audio[half - self._first : self._done - self._first] ** 2
-        sums = np.convolve(power, np.ones(_QUIET_WINDOW), "valid")
-        return half + int(sums.argmin()) + _QUIET_WINDOW // 2
-
-    def _drop_old(self) -> None:
-        """Keep the open segment, else what a segment that starts now could reach back to."""
-        vad = self.config.vad
-        reach = self._pad() + vad.speech_ms * RATE_HZ // 1000 + 2 * CHUNK
-        keep = self._start if self._segmenter.speaking else self._done - reach
-        if keep > self._first:
-            self._audio = self._audio[keep - self._first :]
-            self._first = keep
+    def _loaded_vad(self) -> SileroVad:
+        if self._vad is None:
+            raise SpeechError("the speech model is not loaded", remedy="Call load() first.")
+        return self._vad
 
     def _pad(self) -> int:
         return self.config.vad.pad_ms * RATE_HZ // 1000
 
-    def _time(self, sample: int) -> int:
-        number, time_ns = self._anchor
-        return time_ns - _ns(number - sample)
+    def _reach(self) -> int:
+        """Return how far a segment that starts now can reach back."""
+        return self._pad() + self.config.vad.speech_ms * RATE_HZ // 1000 + 2 * CHUNK
 
 
 def _ns(samples: int) -> int:

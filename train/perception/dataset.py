@@ -7,7 +7,7 @@ Run `python -m train.perception.dataset` to make them all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig
-from train.perception.scenes import random_scene, random_sensor
+from train.perception.scenes import overgrown, random_scene, random_sensor, with_body
 from train.perception.simulate import Scan, cast
 from train.perception.truth import truth
 
 FRAMES, LABELLED, PERIOD_S = 20, (15, 17, 19), 0.1
-TRAIN_SEEDS, TEST_SEEDS = range(10_000, 10_700), range(90_000, 90_060)
+TRAIN_SEEDS = (*range(10_000, 10_700), *range(20_000, 20_500))
+TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
+_ROUGH = {4, 19}
 VERSION = 1
 
 
@@ -48,10 +50,15 @@ def cache() -> Path:
 
 
 def make(seed: int) -> list[Sample]:
-    """Return the samples of one simulated sequence."""
+    """Return the samples of one simulated sequence.
+
+    Seeds 20,000 to 24,999 and 95,000 to 99,999 give rough scenes: overgrown, and with the robot's body in view.
+    """
     config = BevConfig()
     rng = np.random.default_rng((seed, 1))
     sensor, scene = random_sensor(rng), random_scene(seed)
+    if seed % 100_000 // 5_000 in _ROUGH:
+        scene = with_body(overgrown(scene), sensor)
     history = BevHistory(config)
     scans: list[tuple[float, Scan]] = []
     samples = []
@@ -84,12 +91,12 @@ def load(seed: int) -> list[Sample]:
     return [Sample(*(arrays[name][i] for name in Sample._fields)) for i in range(len(LABELLED))]
 
 
-def available(seeds: range) -> list[int]:
+def available(seeds: Iterable[int]) -> list[int]:
     """Return the seeds that are in the cache."""
     return [s for s in seeds if (cache() / f"{s}.npz").is_file()]
 
 
-def samples(seeds: range) -> Iterator[Sample]:
+def samples(seeds: Iterable[int]) -> Iterator[Sample]:
     """Yield the samples of all seeds in order."""
     for seed in seeds:
         yield from load(seed)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from train.perception.simulate import Motion, Scene, Sensor, Thing
+from train.perception.simulate import UNKNOWN, Motion, Scene, Sensor, Thing
 
 Rng = np.random.Generator
 # rings, columns, elevation, max range, uneven: shapes of common spinning sensors.
@@ -139,6 +140,48 @@ def _turned(things: list[Thing], yaw: float, dx: float, dy: float) -> list[Thing
         motion = Motion(c * x - s * y, s * x + c * y, t.motion.yaw + yaw, t.motion.speed, t.motion.turn)
         out.append(Thing(t.kind, motion, t.size, t.z, t.label, t.reflectivity))
     return out
+
+
+def overgrown(scene: Scene) -> Scene:
+    """Return the scene with hedges, fences, thickets and heaps of boxes: what is no neat single thing."""
+    rng = np.random.default_rng((scene.seed, 2))
+    more: list[Thing] = []
+
+    def spot() -> tuple[float, float]:
+        angle, reach = _u(rng, -math.pi, math.pi), _u(rng, 4, 32)
+        return reach * math.cos(angle), reach * math.sin(angle)
+
+    along = _u(rng, 0, math.pi)
+    for _ in range(rng.integers(0, 6)):
+        x, y = spot()
+        yaw = along + float(rng.choice([0, math.pi / 2])) + float(rng.normal(0, 0.1))
+        if rng.random() < 0.65:
+            size = (_u(rng, 2, 18), _u(rng, 0.5, 3.0), _u(rng, 0.5, 3.0))
+            more.append(Thing("hedge", Motion(x, y, yaw), size, reflectivity=_u(rng, 0.2, 0.6)))
+        else:
+            size = (_u(rng, 3, 18), 0.08, _u(rng, 0.8, 2.2))
+            more.append(Thing("fence", Motion(x, y, yaw), size, reflectivity=_u(rng, 0.2, 0.6)))
+    for _ in range(rng.integers(0, 5)):
+        x, y = spot()
+        kinds = ["bush", "tree", "hedge"] if rng.random() < 0.6 else ["box", "cylinder"]
+        for _ in range(rng.integers(3, 12)):
+            at = Motion(x + float(rng.normal(0, 1.5)), y + float(rng.normal(0, 1.5)), _u(rng, -math.pi, math.pi))
+            size = (_u(rng, 0.4, 3.0), _u(rng, 0.4, 2.0), _u(rng, 0.3, 2.5))
+            more.append(Thing(str(rng.choice(kinds)), at, size, reflectivity=_u(rng, 0.1, 0.8)))
+    clear = [t for t in more if _distance(t) > 0.5 * math.hypot(*t.dimensions[:2]) + 1.0]
+    return replace(scene, things=(*scene.things, *clear))
+
+
+def with_body(scene: Scene, sensor: Sensor) -> Scene:
+    """Return the scene with the robot's own body below the sensor, half of the time."""
+    rng = np.random.default_rng((scene.seed, 3))
+    if rng.random() < 0.5 or sensor.height < 0.5:
+        return scene
+    top = sensor.height - _u(rng, 0.08, 0.3)
+    long = _u(rng, 0.4, 1.2) if sensor.height < 1.4 or rng.random() < 0.5 else _u(rng, 2.0, 4.5)
+    size = (long, min(long, _u(rng, 0.4, 1.8)), top)
+    body = Thing("box", scene.ego, size, label=UNKNOWN, reflectivity=_u(rng, 0.1, 0.8))
+    return replace(scene, things=(*scene.things, body))
 
 
 def _street(rng: Rng, seed: int) -> Scene:

@@ -135,6 +135,8 @@ KINDS: dict[str, Callable[[Size], list[Part]]] = {
     "wall": _solid("box"),
     "pole": _solid("cylinder"),
     "bush": _solid("ball"),
+    "hedge": _solid("box"),
+    "fence": _solid("box"),
     "car": _car,
     "van": _van,
     "person": _person,

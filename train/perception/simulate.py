@@ -27,13 +27,15 @@ from scipy.spatial.transform import Rotation
 from train.perception.shapes import KINDS, Array, Mesh
 
 UNKNOWN, GROUND, WALL, VEHICLE, PERSON, OBSTACLE = range(6)
-CLASSES = {"wall": WALL, "car": VEHICLE, "van": VEHICLE, "person": PERSON, "cyclist": PERSON}
+CLASSES = {"wall": WALL, "fence": WALL, "car": VEHICLE, "van": VEHICLE, "person": PERSON, "cyclist": PERSON}
 SIZES = {
     "box": (0.6, 0.6, 0.6),
     "cylinder": (0.5, 0.5, 0.9),
     "wall": (10.0, 0.3, 3.0),
     "pole": (0.12, 0.12, 4.0),
     "bush": (1.2, 1.0, 1.0),
+    "hedge": (6.0, 1.0, 1.5),
+    "fence": (8.0, 0.08, 1.6),
     "car": (4.4, 1.8, 1.5),
     "van": (5.6, 2.0, 2.3),
     "person": (0.35, 0.5, 1.75),
@@ -41,7 +43,7 @@ SIZES = {
     "tree": (3.0, 3.0, 5.0),
     "bench": (1.5, 0.45, 0.85),
 }
-SOFT = {"bush", "tree"}
+SOFT = {"bush", "tree", "hedge", "fence"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Thing:
         motion: where its middle is.
         size: length, width, height, m; () for the kind's usual size.
         z: height of its foot above the ground, m.
-        label: class id; -1 for the kind's (5, other obstacle, if it has none).
+        label: class id; -1 for the kind's (5, other obstacle, if it has none), 0 for a part of the robot itself.
         reflectivity: 0..1.
     """
 

@@ -78,7 +78,8 @@ def train(minutes: float, *, seed: int, resume: bool, peak: float) -> None:
     networks = {name: kind().to(memory_format=torch.channels_last) for name, kind in NETWORKS.items()}
     if resume:
         for name, network in networks.items():
-            network.load_state_dict(load_file(checkpoint(name)))
+            # What an older shape of a network has in common with the present one is taken over.
+            network.load_state_dict(load_file(checkpoint(name)), strict=False)
     means = {name: copy.deepcopy(network).eval() for name, network in networks.items()}
     parameters = [p for network in networks.values() for p in network.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01)

@@ -136,10 +136,15 @@ def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], con
     label = np.where(sight, GROUND, UNKNOWN).astype(np.uint8)
     occupied, forecast = np.zeros(area, bool), np.zeros(area, bool)
     known = sight.copy()
-    for i in sorted(range(len(scene.things)), key=lambda j: _PRIORITY[scene.things[j].class_id]):
+    for i in sorted(range(len(scene.things)), key=lambda j: _PRIORITY.get(scene.things[j].class_id, 9)):
         thing = scene.things[i]
         here = footprint(scene, i, now, now, config)
         later = footprint(scene, i, now, now + HORIZON_S, config) if thing.motion.moves else here
+        if thing.class_id == UNKNOWN:
+            # The robot itself: nobody asks.
+            label[here] = IGNORE
+            known[here] = False
+            continue
         occupied[here] = forecast[later] = True
         if thing.class_id == WALL:
             label[here[near_sight[here]]] = WALL

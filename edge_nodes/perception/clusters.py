@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps and points to things: connected cells of a class, with a box around each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from edge_nodes.perception.bev import cell_index
+from edge_nodes.perception.config import CLASSES, SceneConfig
+from edge_nodes.perception.ground import Ground
+
+WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle", "person", "obstacle"))
+_NEIGHBOURS = np.ones((3, 3), int)
+_ANGLES = np.radians(np.arange(0, 90, 5))
+# Votes of a cell for its class within a small group: two cells of a person outweigh three of clutter.
+_VOTE = {VEHICLE: 1.0, PERSON: 1.6, OBSTACLE: 1.0}
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A thing in one scan, in the sensor's frame.
+
+    Attributes:
+        label: class id.
+        x, y: middle of its box, m.
+        z: of its foot, m.
+        length, width, height: of its box, m; length >= width.
+        yaw: of the length, rad, -pi/2..pi/2.
+        near_m: distance of its nearest cell.
+        confidence: mean probability of occupancy, 0..1.
+        points: that hit it.
+    """
+
+    label: int
+    x: float
+    y: float
+    z: float
+    length: float
+    width: float
+    height: float
+    yaw: float
+    near_m: float
+    confidence: float
+    points: int
+
+
+def detect(
+    labels: npt.NDArray[np.uint8],
+    occupancy: npt.NDArray[np.float32],
+    xyz: npt.NDArray[np.float32],
+    ground: Ground,
+    config: SceneConfig,
+) -> list[Detection]:
+    """Return vehicles, persons and other obstacles, nearest first.
+
+    Args:
+        labels: (H, W) class ids.
+        occupancy: (H, W) probability now.
+        xyz: (N, 3) float32 points of the same stamp, m.
+        ground: under them.
+        config: limits.
+    """
+    groups = _groups(labels, occupancy, config)
+    count = int(groups.max())
+    if not count:
+        return []
+    of_point = np.append(groups.ravel(), 0)[cell_index(xyz, config.bev)]
+    hit = np.flatnonzero(of_point)
+    height = ground.height_of(xyz[hit])
+    inside = (height > config.bev.min_height_m) & (height < 4.0)
+    of_point, height, z = of_point[hit][inside], height[inside], xyz[hit, 2][inside]
+    points = np.bincount(of_point, minlength=count + 1)
+    top, foot = np.zeros(count + 1, np.float32), np.full(count + 1, np.inf, np.float32)
+    np.maximum.at(top, of_point, height)
+    np.minimum.at(foot, of_point, z - height)
+    found = []
+    for group, window in enumerate(ndimage.find_objects(groups), start=1):
+        if window is None or points[group] < config.min_points:
+            continue
+        rows, columns = np.nonzero(groups[window] == group)
+        rows, columns = rows + window[0].start, columns + window[1].start
+        sizes = (float(top[group]), float(foot[group]), int(points[group]))
+        found.append(_detection(rows, columns, labels, occupancy, sizes, config))
+    return sorted(found, key=lambda d: d.near_m)
+
+
+def _groups(
+    labels: npt.NDArray[np.uint8], occupancy: npt.NDArray[np.float32], config: SceneConfig
+) -> npt.NDArray[np.int32]:
+    """Return connected cells, (H, W), numbered from 1.
+
+    A small island of any classes is one thing; in a large one each class falls apart into its own things, and what
+    is left of less than a person's size belongs to none.
+    """
+    solid = (labels >= VEHICLE) & (occupancy >= 0.5 * config.occupied)
+    axis = np.abs(np.arange(config.bev.cells) - (config.bev.cells - 1) / 2) * config.bev.resolution_m
+    solid &= axis[:, None] ** 2 + axis[None] ** 2 > config.robot_radius_m**2
+    islands, _ = ndimage.label(solid, _NEIGHBOURS)
+    out = np.zeros(labels.shape, np.int32)
+    number = 0
+    small = 1.3 / config.bev.resolution_m
+    for island, window in enumerate(ndimage.find_objects(islands), start=1):
+        mine = islands[window] == island
+        view, kinds = out[window], labels[window]
+        if mine.sum() < config.min_cells:
+            continue
+        if max(mine.shape) <= small or len(np.unique(kinds[mine])) == 1:
+            number += 1
+            view[mine] = number
+            continue
+        for label, least in ((PERSON, 2), (VEHICLE, 6), (OBSTACLE, 4)):
+            parts, n = ndimage.label(mine & (kinds == label), _NEIGHBOURS)
+            sizes = np.bincount(parts.ravel(), minlength=n + 1)
+            for part in range(1, n + 1):
+                if sizes[part] >= max(least, config.min_cells):
+                    number += 1
+                    view[parts == part] = number
+    return out
+
+
+def _detection(
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    labels: npt.NDArray[np.uint8],
+    occupancy: npt.NDArray[np.float32],
+    sizes: tuple[float, float, int],
+    config: SceneConfig,
+) -> Detection:
+    half, res = config.bev.cells / 2, config.bev.resolution_m
+    x, y = (half - rows - 0.5) * res, (half - columns - 0.5) * res
+    cx, cy, length, width, yaw = box(x, y, res)
+    kinds = labels[rows, columns]
+    label = max(_VOTE, key=lambda k: _VOTE[k] * int((kinds == k).sum()))
+    height = round(sizes[0], 2)
+    if (label == VEHICLE and (length < 1.2 or height < 0.6)) or (label == PERSON and (length > 3.0 or height < 0.5)):
+        label = OBSTACLE
+    return Detection(
+        label=label,
+        x=cx,
+        y=cy,
+        z=sizes[1],
+        length=length,
+        width=width,
+        height=height,
+        yaw=yaw,
+        near_m=float(np.hypot(x, y).min()),
+        confidence=float(occupancy[rows, columns].mean()),
+        points=sizes[2],
+    )
+
+
+def box(
+    x: npt.NDArray[np.floating[Any]], y: npt.NDArray[np.floating[Any]], cell_m: float
+) -> tuple[float, float, float, float, float]:
+    """Return the smallest oriented box around cells: middle x, y, length, width (m), yaw of the length (rad)."""
+    c, s = np.cos(_ANGLES), np.sin(_ANGLES)
+    u, v = np.outer(c, x) + np.outer(s, y), np.outer(c, y) - np.outer(s, x)
+    sides = np.stack([np.ptp(u, axis=1), np.ptp(v, axis=1)])
+    best = int(np.argmin((sides[0] + cell_m) * (sides[1] + cell_m)))
+    mu, mv = (u[best].max() + u[best].min()) / 2, (v[best].max() + v[best].min()) / 2
+    cx, cy = c[best] * mu - s[best] * mv, s[best] * mu + c[best] * mv
+    length, width = sides[:, best] + 0.8 * cell_m
+    yaw = float(_ANGLES[best])
+    if width > length:
+        length, width, yaw = width, length, yaw - math.pi / 2
+    return float(cx), float(cy), float(length), float(width), yaw

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained network on its device: loading, warm-up and running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from edge_nodes import models
+from edge_nodes.errors import ModelError, State
+from edge_nodes.perception import device as devices
+from edge_nodes.perception.bev import BevHistory
+from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.errors import PerceptionError
+from edge_nodes.perception.networks import KINDS, MULTIPLE, fused
+
+FORMAT = 1
+
+
+class Inference:
+    """Keeps the history of maps and runs one network on it.
+
+    Args:
+        model: name or directory of a model, see `edge_nodes.models`.
+        bev: the maps; cells must be a multiple of 32 and history what the model learned.
+        device: see `edge_nodes.perception.device.parse`.
+        threads: CPU threads.
+        progress: told what is done, one line a step.
+
+    Raises:
+        ModelError: MODEL_MISSING, MODEL_BAD.
+        PerceptionError: NO_DEVICE, OUT_OF_MEMORY, or maps the model cannot take.
+
+    Attributes:
+        model_name: of the manifest.
+        device: where it runs.
+        bev_ms, network_ms: what the last scan took.
+    """
+
+    def __init__(
+        self, model: str, bev: BevConfig, *, device: str, threads: int, progress: Callable[[str], None]
+    ) -> None:
+        self.device = devices.parse(device)
+        self.history = BevHistory(bev)
+        self.bev_ms = self.network_ms = 0.0
+        self._thread = 0
+        self._threads = threads
+        self._pin()
+        progress(f"loading {model}")
+        found = models.find(model)
+        self.model_name = str(found.manifest.get("name", model))
+        self.hyper = dict(found.manifest.get("hyper_parameters", {}))
+        _check(found, self.hyper, bev, self.history.channels)
+        self._network = _build(found, self.hyper, self.device.torch)
+        progress(f"warming up {model} on {self.device}")
+        self._warm_up()
+
+    def _pin(self) -> None:
+        if self._thread != threading.get_ident():
+            self._thread = threading.get_ident()
+            self.device.pin()
+            torch.set_num_threads(self._threads)
+
+    def _warm_up(self) -> None:
+        n = self.history.config.cells
+        try:
+            for _ in range(3):
+                self._forward(np.zeros((n, n, self.history.channels), np.uint8))
+        except torch.OutOfMemoryError as error:
+            raise PerceptionError(
+                f"{self.device} has too little memory for {self.model_name}",
+                got=str(error).splitlines()[0],
+                remedy="Choose another device or a smaller range_m.",
+                state=State.OUT_OF_MEMORY,
+            ) from None
+
+    def _forward(self, maps: npt.NDArray[np.uint8]) -> torch.Tensor:
+        with torch.inference_mode():
+            # Channels are last in memory and stay so: no transposed copy.
+            x = torch.from_numpy(maps).permute(2, 0, 1)[None].to(self.device.torch)
+            scores: torch.Tensor = self._network(x.float().mul_(1 / 255))
+            return scores[0]
+
+    def run(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> torch.Tensor:
+        """Add a scan (N, 3) to the history and return the network's output (channels, H, W) on its device."""
+        self._pin()
+        begin = time.perf_counter()
+        maps = self.history.push(xyz, stamp_ns)
+        middle = time.perf_counter()
+        scores = self._forward(maps)
+        if scores.is_cuda:
+            torch.cuda.synchronize(scores.device)
+        self.bev_ms, self.network_ms = (middle - begin) * 1e3, (time.perf_counter() - middle) * 1e3
+        return scores
+
+
+def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, channels: int) -> None:
+    if found.manifest and found.manifest.get("format") != FORMAT:
+        raise ModelError(
+            f"{found.path} has an unknown format",
+            got=found.manifest.get("format"),
+            expected=str(FORMAT),
+            remedy="Install the model that belongs to this version.",
+            state=State.MODEL_BAD,
+        )
+    wanted = hyper.get("inputs", 36)
+    if channels != wanted:
+        raise PerceptionError(
+            f"{found.path} does not fit bev.history", got=bev.history, expected=str((wanted - 6) // 2 + 1)
+        )
+    if bev.cells % MULTIPLE:
+        raise PerceptionError(
+            "the map's side does not fit the network",
+            got=f"{bev.cells} cells (2 x {bev.range_m:g} m / {bev.resolution_m:g} m)",
+            expected=f"a multiple of {MULTIPLE}",
+        )
+
+
+def _build(found: models.ModelFile, hyper: dict[str, Any], device: str) -> torch.nn.Module:
+    kind = str(found.manifest.get("architecture", "pyramid"))
+    try:
+        state = load_file(found.path)
+        network: torch.nn.Module = KINDS[kind](**hyper)
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{found.path} is not a model of architecture {kind!r}",
+            got=" ".join(str(error).split())[:300],
+            expected="one of " + ", ".join(KINDS),
+            remedy="Install it again.",
+            state=State.MODEL_BAD,
+        ) from None
+    return fused(network).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

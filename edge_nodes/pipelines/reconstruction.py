@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reconstruction_node does: clouds in, occupancy now and half a second ahead out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edge_nodes.perception.config import ReconstructionConfig
+from edge_nodes.pipeline import Output, Pipeline, Progress, stamp_ns
+from edge_nodes.pipelines.segmentation import image, status
+
+if TYPE_CHECKING:
+    from edge_nodes.perception.reconstruction import Reconstructor
+
+OCCUPANCY, FORECAST = "reconstruction/occupancy", "reconstruction/forecast"
+
+
+class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
+    """points -> reconstruction/occupancy, reconstruction/forecast."""
+
+    config_type = ReconstructionConfig
+
+    def __init__(self, config: ReconstructionConfig) -> None:
+        super().__init__(config)
+        self._reconstructor: Reconstructor | None = None
+
+    def load(self, progress: Progress) -> None:
+        """See `Pipeline.load`."""
+        from edge_nodes.perception.reconstruction import Reconstructor
+
+        self._reconstructor = Reconstructor(self.config, progress)
+
+    def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
+        """See `Pipeline.process`."""
+        from edge_nodes.perception.cloud import decode
+
+        if self._reconstructor is None or not {OCCUPANCY, FORECAST} & set(wanted):
+            return
+        cloud = decode(message)
+        time_ns, frame = stamp_ns(message.header.stamp), message.header.frame_id
+        occupancy = self._reconstructor.reconstruct(cloud.xyz, stamp_ns=time_ns)
+        for name, values in ((OCCUPANCY, occupancy.now), (FORECAST, occupancy.ahead)):
+            if name in wanted:
+                yield Output(name, image(values, "32FC1", time_ns, frame))
+
+    def update(self, config: ReconstructionConfig) -> None:
+        """See `Pipeline.update`."""
+        super().update(config)
+        if self._reconstructor is not None:
+            self._reconstructor.inference.history.config = config.bev
+
+    def status(self) -> Mapping[str, str | int | float]:
+        """See `Pipeline.status`."""
+        return {} if self._reconstructor is None else status(self._reconstructor.inference)
+
+    def close(self) -> None:
+        """See `Pipeline.close`."""
+        self._reconstructor = None

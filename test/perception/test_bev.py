@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps against a brute-force count, ground against known planes, history against rebuilding it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edge_nodes.perception import BevConfig, BevHistory, Ground, GroundEstimator, bev_map
+from edge_nodes.perception.bev import slice_edges
+
+SMALL = BevConfig(range_m=4.0, resolution_m=0.5, history=4)
+
+
+def brute_force(xyz, ground, config):
+    n, edges = config.cells, slice_edges(config)
+    counts = np.zeros((n, n, 6), int)
+    for x, y, z in xyz.astype(float):
+        height = z - ground.offset_m - ground.slope_x * x - ground.slope_y * y
+        row, column = (
+            np.floor((config.range_m - x) / config.resolution_m),
+            np.floor((config.range_m - y) / config.resolution_m),
+        )
+        if 0 <= row < n and 0 <= column < n and -1 <= height < 4:
+            # Heights are looked up in steps of 5 cm.
+            middle = (np.floor((height + 1) / 0.05) + 0.5) * 0.05 - 1
+            counts[int(row), int(column), np.searchsorted(edges, middle)] += 1
+    return counts
+
+
+def test_map_counts_points_by_cell_and_height():
+    rng = np.random.default_rng(1)
+    xyz = rng.uniform([-6, -6, -3], [6, 6, 4], (5000, 3)).astype(np.float32)
+    ground = Ground(0.02, -0.01, -0.8)
+    counts = brute_force(xyz, ground, SMALL)
+    got = bev_map(xyz, ground, SMALL)
+    code = np.round(255 * np.log1p(np.minimum(counts, 63)) / np.log(64)).astype(np.uint8)
+    # Float32 rounding may move a point across a border.
+    assert (got.slices != code).mean() < 0.01
+    total = np.minimum(counts[..., 1:5].sum(-1), 63)
+    assert (got.obstacle != np.round(255 * np.log1p(total) / np.log(64))).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("point", "cell"),
+    [
+        ((3.9, 3.9), (0, 0)),
+        ((3.9, -3.9), (0, 15)),
+        ((-3.9, 3.9), (15, 0)),
+        ((0.1, 0.1), (7, 7)),
+        ((-0.1, -0.1), (8, 8)),
+    ],
+)
+def test_ahead_is_up_and_left_is_left(point, cell):
+    got = bev_map(np.array([[*point, 0.5]], np.float32), Ground(), SMALL)
+    assert np.argwhere(got.obstacle).tolist() == [list(cell)]
+
+
+def test_points_at_the_far_border_stay_out():
+    xyz = np.array([[-4.0, 0, 0.5], [0, -4.0, 0.5], [4.001, 0, 0.5], [1e9, 0, 0.5]], np.float32)
+    assert not bev_map(xyz, Ground(), SMALL).obstacle.any()
+
+
+def test_history_equals_maps_made_anew():
+    rng = np.random.default_rng(2)
+    config = dataclasses.replace(SMALL, sensor_height_m=1.0)
+    scans = [rng.uniform([-4, -4, -1.1], [4, 4, 2], (300, 3)).astype(np.float32) for _ in range(7)]
+    history = BevHistory(config)
+    for i, scan in enumerate(scans):
+        got = history.push(scan, i * 10**8)
+        maps = [bev_map(s, Ground(offset_m=-1.0), config) for s in scans[max(0, i - 3) : i + 1]][::-1]
+        want = np.zeros_like(got)
+        want[..., :6] = maps[0].slices
+        for age, older in enumerate(maps[1:]):
+            want[..., 6 + 2 * age] = older.obstacle
+            want[..., 7 + 2 * age] = older.slices[..., 0]
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("jump_s", [-0.2, 5.0])
+def test_gaps_and_steps_back_start_the_history_anew(jump_s):
+    history = BevHistory(SMALL)
+    xyz = np.random.default_rng(3).uniform(-4, 4, (500, 3)).astype(np.float32)
+    for i in range(3):
+        history.push(xyz, 10**10 + i * 10**8)
+    assert history.push(xyz, 10**10 + round(jump_s * 1e9))[..., 6:].max() == 0
+
+
+@pytest.mark.parametrize("height", [0.3, 0.9, 2.0])
+@pytest.mark.parametrize("slope", [(0.0, 0.0), (0.03, -0.02)])
+def test_ground_is_found_under_clutter(height, slope):
+    rng = np.random.default_rng(4)
+    floor = rng.uniform(-25, 25, (8000, 2))
+    z = slope[0] * floor[:, 0] + slope[1] * floor[:, 1] - height + rng.normal(0, 0.02, 8000)
+    things = np.column_stack([rng.uniform(-25, 25, (8000, 2)), rng.uniform(-height + 0.5, 3, 8000)])
+    xyz = np.concatenate([np.column_stack([floor, z]), things]).astype(np.float32)
+    ground = GroundEstimator(32.0).estimate(xyz)
+    assert abs(ground.offset_m + height) < 0.08
+    above = ground.height_of(xyz[:8000])
+    assert np.percentile(np.abs(above), 95) < 0.18
+
+
+def test_too_few_points_for_a_ground_do_no_harm():
+    ground = GroundEstimator(32.0).estimate(np.array([[1, 2, 3]], np.float32))
+    assert np.isfinite(ground.height_of(np.array([[1, 2, 3]], np.float32))).all()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from edge_nodes.speech.encoder import Encoder, Shape
+
+SMALL = Shape(
+    blocks=3, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, mels=80, positions=100, symbols=29
+)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL).eval().requires_grad_(False)
+    encoder.positions.normal_()
+    return encoder
+
+
+def attention(layer, x):
+    """Softmax attention written out, head by head."""
+    width, size = x.shape[1], x.shape[1] // layer.heads
+    q, k, v = (x @ layer.attention_in.weight.T + layer.attention_in.bias).split(width, dim=1)
+    parts = []
+    for h in range(layer.heads):
+        cut = slice(h * size, (h + 1) * size)
+        parts.append(torch.softmax(q[:, cut] @ k[:, cut].T / size**0.5, dim=1) @ v[:, cut])
+    return torch.cat(parts, dim=1) @ layer.attention_out.weight.T + layer.attention_out.bias
+
+
+def update(layer, x):
+    added = attention(layer, layer.attention_norm(x))
+    inner = layer.feed_forward_norm(x + added) @ layer.feed_forward_in.weight.T + layer.feed_forward_in.bias
+    inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
+    return added + inner @ layer.feed_forward_out.weight.T + layer.feed_forward_out.bias
+
+
+@pytest.mark.parametrize("frames", [40, 41, 43])
+def test_blocks_and_parallel_layers_as_the_paper_says(encoder, frames):
+    mel = torch.randn(1, 80, frames)
+    x = functional.gelu(functional.conv1d(mel, encoder.conv1.weight, encoder.conv1.bias, padding=1))
+    x = functional.gelu(functional.conv1d(x, encoder.conv2.weight, encoder.conv2.bias, stride=2, padding=1))
+    h = x[0].T + encoder.positions[: x.shape[2]]
+    for index, output in enumerate(encoder(mel)):
+        main = h + update(encoder.blocks[index], h)
+        if index in (0, SMALL.blocks - 1):
+            half = update(encoder.parallel[str(index)], h[0::2])
+            for t in range(len(h)):
+                main[t] += half[t // 2]
+        h = main
+        logits = encoder.exits[index].norm(h) @ encoder.exits[index].symbols.weight.T
+        expected = torch.log_softmax(logits + encoder.exits[index].symbols.bias, dim=1)
+        assert (output[0] - expected).abs().max() < 1e-5
+
+
+def test_a_batch_gives_what_single_items_give(encoder):
+    lengths = torch.tensor([60, 37, 12])
+    mel = torch.randn(3, 80, 60)
+    batch = list(encoder(mel, lengths))
+    for row, length in enumerate(lengths.tolist()):
+        for together, alone in zip(batch, encoder(mel[row : row + 1, :, :length]), strict=True):
+            assert (together[row, : alone.shape[1]] - alone[0]).abs().max() < 1e-5
+
+
+def test_layers_beyond_the_exit_never_run(encoder):
+    runs = []
+    hooks = [
+        block.register_forward_hook(lambda *_, i=i: runs.append(i))
+        for i, block in enumerate([*encoder.blocks, *encoder.parallel.values(), *encoder.exits])
+    ]
+    outputs = encoder(torch.randn(1, 80, 40))
+    next(outputs)
+    for hook in hooks:
+        hook.remove()
+    assert runs == [0, 3, 5]
+
+
+def test_reads_ctranslate2():
+    whisper = pytest.importorskip("train.speech.whisper")
+
+    def variable(name, dims, kind, values):
+        head = struct.pack("<H", len(name) + 1) + name.encode() + b"\0" + struct.pack("<B", len(dims))
+        return head + struct.pack(f"<{len(dims)}IBI", *dims, kind, len(values)) + values
+
+    def text(value):
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    quantised = np.array([[2, -4], [127, 0]], np.int8)
+    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, 3)
+    data += variable("a/weight", (2, 2), 1, quantised.tobytes())
+    data += variable("a/weight_scale", (2,), 0, np.array([2, 127], np.float32).tobytes())
+    data += variable("b", (), 4, np.float16(0.5).tobytes()) + struct.pack("<I", 0)
+    found = whisper.read_ctranslate2(data)
+    assert set(found) == {"a/weight", "b"}
+    assert np.allclose(found["a/weight"], [[1, -2], [1, 0]])
+    assert found["b"] == 0.5
+    with pytest.raises(ValueError, match="version 5"):
+        whisper.read_ctranslate2(struct.pack("<I", 5) + data[4:])
