@@ -121,13 +121,7 @@ def _write_report(console: Console, out: Path, bag: Path, outcome: session.Outco
 
     recording = out / session.RECORDING
     with console.status("drawing the report"):
-        reporting.write(
-            out / "report.html",
-            bag=bag,
-            recording=out / session.RECORDING,
-            measurements=outcome.measurements,
-            topics=None,
-        )
+        reporting.write(out / "report.html", bag=bag, recording=recording, measurements=outcome.measurements)
     console.print(f"report: {out / 'report.html'}", highlight=False)
 
 
