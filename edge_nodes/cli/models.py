@@ -74,7 +74,7 @@ def check(console: Console, name: str | None) -> int:
 
 def known() -> tuple[str, ...]:
     """Return the names that `install` knows."""
-    return tuple(getattr(models, "INSTALLABLE", ()))
+    return tuple(models.INSTALLABLE)
 
 
 def install(console: Console, name: str) -> Path:
@@ -83,16 +83,10 @@ def install(console: Console, name: str) -> Path:
     Raises:
         ModelError: an unknown name, no network, or a wrong hash.
     """
-    fetch = getattr(models, "install", None)
-    if fetch is None:
-        raise ModelError(f"cannot install {name!r}", state=State.MODEL_MISSING)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"installing {name}", total=None)
 
-        def step(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        path: Path = fetch(name, step).path
+        path = models.install(name, lambda text: bar.update(task, description=text)).path
     console.print(f"installed: {path}", highlight=False, soft_wrap=True)
     return path
 
