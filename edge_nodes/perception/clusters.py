@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_nodes.perception.ground import Ground
 WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle", "person", "obstacle"))
 _NEIGHBOURS = np.ones((3, 3), int)
 _ANGLES = np.radians(np.arange(0, 90, 5))
+_SMALL_M, _LORRY_M = 1.3, 12.0
 # Votes of a cell for its class within a small group: two cells of a person outweigh three of clutter.
 _VOTE = {VEHICLE: 1.0, PERSON: 1.6, OBSTACLE: 1.0}
 
@@ -95,8 +97,8 @@ def _groups(
 ) -> npt.NDArray[np.int32]:
     """Return connected cells, (H, W), numbered from 1.
 
-    A small island of any classes is one thing; in a large one each class falls apart into its own things, and what
-    is left of less than a person's size belongs to none.
+    A small island of any classes is one thing; a large one falls apart into its own things, and what is left of less
+    than a person's size belongs to none.
     """
     solid = (labels >= VEHICLE) & (occupancy >= 0.5 * config.occupied)
     axis = np.abs(np.arange(config.bev.cells) - (config.bev.cells - 1) / 2) * config.bev.resolution_m
@@ -104,24 +106,41 @@ def _groups(
     islands, _ = ndimage.label(solid, _NEIGHBOURS)
     out = np.zeros(labels.shape, np.int32)
     number = 0
-    small = 1.3 / config.bev.resolution_m
     for island, window in enumerate(ndimage.find_objects(islands), start=1):
         mine = islands[window] == island
-        view, kinds = out[window], labels[window]
         if mine.sum() < config.min_cells:
             continue
-        if max(mine.shape) <= small or len(np.unique(kinds[mine])) == 1:
+        for cells in _things(mine, labels[window], config):
             number += 1
-            view[mine] = number
-            continue
-        for label, least in ((PERSON, 2), (VEHICLE, 6), (OBSTACLE, 4)):
-            parts, n = ndimage.label(mine & (kinds == label), _NEIGHBOURS)
-            sizes = np.bincount(parts.ravel(), minlength=n + 1)
-            for part in range(1, n + 1):
-                if sizes[part] >= max(least, config.min_cells):
-                    number += 1
-                    view[parts == part] = number
+            out[window][cells] = number
     return out
+
+
+def _things(
+    island: npt.NDArray[np.bool_], labels: npt.NDArray[np.uint8], config: SceneConfig
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield the cells of each thing of an island: persons apart, cars with the clutter labels in them."""
+    if max(island.shape) * config.bev.resolution_m <= _SMALL_M or len(np.unique(labels[island])) == 1:
+        yield island
+        return
+    yield from _parts(island & (labels == PERSON), 2, config)
+    for rest in _parts(island & (labels != PERSON), 4, config):
+        length = max(rest.any(0).sum(), rest.any(1).sum()) * config.bev.resolution_m
+        share = float((labels[rest] == VEHICLE).mean())
+        if length <= _LORRY_M and not 0.15 < share < 0.4:
+            yield rest
+        else:
+            yield from _parts(rest & (labels == VEHICLE), 6, config)
+            yield from _parts(rest & (labels == OBSTACLE), 4, config)
+
+
+def _parts(mask: npt.NDArray[np.bool_], least: int, config: SceneConfig) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield the connected parts of a mask that have `least` cells or more."""
+    parts, count = ndimage.label(mask, _NEIGHBOURS)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    for part in range(1, count + 1):
+        if sizes[part] >= max(least, config.min_cells):
+            yield parts == part
 
 
 def _detection(

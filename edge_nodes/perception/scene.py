@@ -17,6 +17,7 @@ from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground, GroundEstimator
 from edge_nodes.perception.tracking import Track, Tracker
 
+_MISS_M = 1.2
 _DIRECTIONS = ("ahead", "left", "behind", "right")
 
 
@@ -58,6 +59,15 @@ class SceneObject:
         """Speed at which it comes nearer; negative when it goes away."""
         x, y = self.center_m[:2]
         return -(x * self.velocity_mps[0] + y * self.velocity_mps[1]) / max(math.hypot(x, y), 1e-6)
+
+    @property
+    def miss_m(self) -> float:
+        """Distance at which it would pass the robot if it went on like this; its present one if it stands."""
+        x, y = self.center_m[:2]
+        speed = self.speed_mps
+        if speed == 0 or self.closing_mps <= 0:
+            return math.hypot(x, y)
+        return abs(x * self.velocity_mps[1] - y * self.velocity_mps[0]) / speed
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,8 @@ def find_alarm(objects: Sequence[SceneObject], free_m: float, later_m: float, co
         config: limits.
     """
     for thing in objects:
-        closing = thing.closing_mps
+        # Half the thing's own width passes nearer than its middle.
+        closing = thing.closing_mps if thing.miss_m - thing.size_m[1] / 2 < _MISS_M else 0.0
         if thing.kind == "person" and thing.range_m <= config.alarm_m:
             return Alarm(f"Person at {thing.range_m:.1f} m.", thing.id)
         gap = max(0.0, thing.range_m - config.robot_radius_m)

@@ -24,7 +24,6 @@ from edge_nodes.pipelines.segmentation import SegmentationPipeline
 LABELS, GRID = "segmentation/labels", "segmentation/grid"
 OCCUPANCY, FORECAST = "reconstruction/occupancy", "reconstruction/forecast"
 SCENE = ("scene/objects", "scene/text", "scene/event")
-REAL = Path(__file__).parents[3] / "shared" / "data"
 shipped = pytest.mark.skipif(
     not (models.SHIPPED / "perception" / "segmentation" / "manifest.json").is_file(), reason="no weights"
 )
@@ -215,15 +214,14 @@ def test_configuration_and_domain_import_nothing_heavy():
 
 
 @shipped
-@pytest.mark.skipif(not (REAL / "lidar").is_dir(), reason="no recorded data here")
-def test_recorded_scans_of_many_sensors(both):
+def test_recorded_scans_of_many_sensors(both, data_dir):
     """Real frames have no labels: hold only what must be true of any."""
-    sys.path.insert(0, str(REAL))
+    sys.path.insert(0, str(data_dir))
     from load_data import load_clouds
 
     segmentation, reconstruction = both
     for name in ("ouster_OS-1-128_v2.3.0_1024x10_lb_n3", "nebula_vlp16", "ouster_osf_fw_3.2_10scans"):
-        for i, points in enumerate(load_clouds(REAL / "lidar" / f"{name}.npz")[:3]):
+        for i, points in enumerate(load_clouds(data_dir / "lidar" / f"{name}.npz")[:3]):
             cloud = cloud_message(points, time_ns=(1000 + i) * 10**8)
             labels = drain(segmentation, "points", cloud, {LABELS})[LABELS]["data"]
             chance = drain(reconstruction, "points", cloud, {OCCUPANCY})[OCCUPANCY]["data"].view(np.float32)

@@ -110,6 +110,7 @@ def test_alarms():
     coming = watch(lambda t: World().add(VEHICLE, 14 - 4 * t, 0, 4, 1.75, 1.5), 2.0)
     assert "closing in" in coming.alarm.text
     assert watch(lambda t: World().add(VEHICLE, 6 + 4 * t, 0, 4, 1.75, 1.5), 2.0).alarm is None
+    assert watch(lambda t: World().add(VEHICLE, 14 - 4 * t, 5, 4, 1.75, 1.5), 2.0).alarm is None
 
 
 @pytest.mark.parametrize(
