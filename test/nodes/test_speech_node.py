@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""speech_node over a real DDS: spoken questions in, words out; malformed audio is counted and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import soundfile
+from std_msgs.msg import Float32MultiArray, Int16MultiArray, String
+
+from edge_nodes import events, graph
+from edge_nodes.nodes.base import EdgeNode
+from edge_nodes.nodes.messages import build
+from edge_nodes.pipelines.speech import audio_fields
+
+DEMO = Path(__file__).resolve().parents[2] / "config" / "demo"
+CHUNK = 1600
+
+
+@pytest.fixture
+def speech(world):
+    node = world.add(EdgeNode(graph.NODES["speech_node"], context=world.context))
+    node.out = {t: world.collect(String, t, 100) for t in ("speech/partial", "speech/text", "speech/event")}
+    assert world.change("speech_node", "configure"), node.health()
+    assert world.change("speech_node", "activate")
+    for topic in node.out:
+        world.wait(lambda t=topic: node._output_publishers[t].get_subscription_count() > 0, what="a reader")
+    node.audio = world.tester.create_publisher(Int16MultiArray, "audio", 100)
+    world.wait(lambda: node.audio.get_subscription_count() > 0, what="a subscriber on audio")
+    return node
+
+
+def say(world, speech, samples):
+    """Publish samples in chunks, each when the one before is worked on."""
+    for begin in range(0, len(samples), CHUNK):
+        before = speech.statistics.counts["processed"]
+        chunk = samples[begin : begin + CHUNK]
+        speech.audio.publish(build(Int16MultiArray, audio_fields(chunk, 16000)))
+        world.wait(lambda n=before: speech.statistics.counts["processed"] > n, what="a chunk to be worked on")
+
+
+def recorded(record):
+    samples, rate = soundfile.read(DEMO / record["file"], dtype="int16")
+    assert rate == 16000
+    silence = np.zeros(16000, np.int16)
+    return np.concatenate([silence[:4800], samples, silence])
+
+
+def word_errors(heard, said):
+    """Levenshtein distance in words."""
+    row = list(range(len(said) + 1))
+    for i, word in enumerate(heard, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(said, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
+    return row[-1]
+
+
+def test_spoken_questions_become_words(world, speech):
+    records = json.loads((DEMO / "audio.json").read_text())
+    records = records["clips"] if isinstance(records, dict) else records
+    errors = words = 0
+    for number, record in enumerate(records[:3]):
+        say(world, speech, recorded(record))
+        world.wait(lambda n=number: len(speech.out["speech/text"]) > n, what="the final words")
+        said = "".join(c for c in record["text"].lower() if c.isalpha() or c in " '").split()
+        errors += word_errors(speech.out["speech/text"][-1].data.split(), said)
+        words += len(said)
+    assert errors <= 0.35 * words, [t.data for t in speech.out["speech/text"]]
+    found = [json.loads(m.data) for m in speech.out["speech/event"]]
+    for event in found:
+        jsonschema.validate(event, events.SPEECH)
+    kinds = [e["kind"] for e in found]
+    assert kinds.count("final") == kinds.count("start") == 3
+    assert kinds.count("partial") >= 3
+    assert [e["sequence"] for e in found] == list(range(len(found)))
+    for event in found:
+        assert event["start_ns"] < event["end_ns"] or event["kind"] == "start"
+    final = next(e for e in found if e["kind"] == "final")
+    assert final["exit"]["layer"] <= final["exit"]["of"]
+
+
+def test_silence_and_noise_give_no_words(world, speech):
+    noise = np.random.default_rng(3).normal(0, 200, 5 * 16000).astype(np.int16)
+    say(world, speech, noise)
+    assert [t.data for t in speech.out["speech/text"] if t.data] == []
+
+
+def test_malformed_audio_is_refused_and_the_node_goes_on(world, speech):
+    World = type(world)
+    good = audio_fields(np.zeros(CHUNK, np.int16), 16000)
+    wrong_rate = audio_fields(np.zeros(800, np.int16), 8000)
+    stereo = audio_fields(np.zeros(CHUNK, np.int16), 16000)
+    for dim in stereo["layout"]["dim"]:
+        if dim["label"] == "channels":
+            dim["size"] = 2
+    for number, fields in enumerate((wrong_rate, stereo)):
+        speech.audio.publish(build(Int16MultiArray, fields))
+        world.wait(lambda n=number: speech.statistics.counts["errors"] == n + 1, what="the error to be counted")
+        assert speech.health()[0].value == "BAD_INPUT"
+    assert "rate" in speech.health()[1] or "channel" in speech.health()[1]
+    other = World()  # a publisher of another type on the same topic needs a participant of its own
+    other.tester.create_publisher(Float32MultiArray, "audio", 10).publish(Float32MultiArray(data=[0.5]))
+    other.close()
+    speech.audio.publish(build(Int16MultiArray, good))
+    world.wait(lambda: speech.statistics.counts["processed"] == 1, what="the good chunk")
