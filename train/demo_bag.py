@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from edge_nodes.bags import BagWriter, serialize
+from edge_nodes.bags import BagWriter, long_window, serialize
 from edge_nodes.pipeline import header
 from train.perception.simulate import Motion, Scan, Scene, Sensor, Thing, cast
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "demo"
 START_NS = 1_767_225_600 * 1_000_000_000
@@ -215,21 +209,9 @@ def sound(clips: list[dict[str, Any]], end_s: float, folder: Path = FOLDER) -> I
         yield Timed(time_ns, "/audio", "std_msgs/Int16MultiArray", data)
 
 
-def compress(data: bytes, level: int = 19) -> bytes:
-    """Return one zstd frame whose window spans the chunk, at most 128 MiB, which every decoder accepts."""
-    parameter = zstd.CompressionParameter
-    options = {
-        parameter.compression_level: level,
-        parameter.window_log: min(27, max(20, (len(data) - 1).bit_length())),
-        parameter.enable_long_distance_matching: 1,
-        parameter.checksum_flag: 0,
-    }
-    return bytes(zstd.compress(data, options=options))
-
-
 def build(out: Path, messages: list[Timed], chunk_bytes: int, level: int) -> None:
     """Write the messages in the order of their times."""
-    with BagWriter(out, chunk_bytes=chunk_bytes, compressor=lambda data: compress(data, level)) as writer:
+    with BagWriter(out, chunk_bytes=chunk_bytes, compressor=long_window(level)) as writer:
         for message in sorted(messages, key=lambda m: m.time_ns):
             writer.write(message.topic, message.type, message.time_ns, message.data)
 

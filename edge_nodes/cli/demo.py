@@ -61,8 +61,13 @@ def demo(
     show(console, measure.rows(outcome.measurements))
     _show_speech(console, outcome.measurements)
     code = _verdict(console, out, outcome, wants_answer="language" in parts and bool(about.get("speech")))
-    if report and outcome.measurements.get("topics"):
+    recorded = (out / session.RECORDING).is_file() and outcome.measurements.get("topics")
+    if report and recorded:
         _write_report(console, out, chosen, outcome)
+    if recorded:
+        with console.status("adding the scans and the sound to the recording"):
+            session.merge(chosen, out / session.RECORDING)
+        console.print(f"recording of everything: {out / session.RECORDING}", highlight=False)
     return code
 
 
@@ -114,11 +119,10 @@ def _verdict(console: Console, out: Path, outcome: session.Outcome, *, wants_ans
 def _write_report(console: Console, out: Path, bag: Path, outcome: session.Outcome) -> None:
     from edge_nodes.cli import report as reporting
 
+    recording = out / session.RECORDING
     with console.status("drawing the report"):
-        reporting.write(
-            out / "report.html", bag=bag, recording=out / "run.mcap", measurements=outcome.measurements, topics=None
-        )
-    console.print(f"report: {out / 'report.html'}   recording: {out / 'run.mcap'}", highlight=False)
+        reporting.write(out / "report.html", bag=bag, recording=recording, measurements=outcome.measurements)
+    console.print(f"report: {out / 'report.html'}", highlight=False)
 
 
 def language_model(config: str) -> str:

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge_nodes import graph, models
-from edge_nodes.cli.models import known, present
-from edge_nodes.errors import EdgeNodesError
+from edge_nodes.errors import EdgeNodesError, State
 
 MEMORY_GB = 2.0
 DISCOVERY_TIMEOUT_S = 20
@@ -236,20 +235,16 @@ def _kernels() -> Iterator[Check]:
 
 
 def _models() -> Iterator[Check]:
-    there = set()
-    for name, _ in present():
-        there.add(name)
+    wanted = {str(model): n.name for n in graph.NODES.values() if (model := getattr(n.config_type()(), "model", ""))}
+    there = [model.name for model in models.list_models() if model.path is not None]
+    for name in dict.fromkeys([*there, *wanted]):
         try:
-            found = models.find(name)
-            yield Check(f"model {name}", True, f"{found.path.stat().st_size / 1e6:.1f} MB, hash right")
-        except (EdgeNodesError, OSError, ValueError, KeyError) as error:
-            yield Check(f"model {name}", False, str(error), f"edge-nodes models install {name}")
-    for node in graph.NODES.values():
-        wanted = getattr(node.config_type()(), "model", "")
-        if wanted and wanted not in there and not Path(wanted).expanduser().is_file():
-            there.add(wanted)
-            remedy = f"edge-nodes models install {wanted}" if wanted in known() else "Install the package again."
-            yield Check(f"model {wanted}", False, f"missing; {node.name} needs it", remedy)
+            path = models.check(name).path
+            yield Check(f"model {name}", True, f"{path.stat().st_size / 1e6:.1f} MB, hash right")
+        except EdgeNodesError as error:
+            remedy = f"edge-nodes models install {name}" if name in models.INSTALLABLE else "Install the package again."
+            missing = f"missing; {wanted.get(name, 'nobody')} needs it"
+            yield Check(f"model {name}", False, missing if error.state is State.MODEL_MISSING else str(error), remedy)
 
 
 def _python_says(code: str) -> subprocess.CompletedProcess[str]:

@@ -4,97 +4,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from edge_nodes import models
 from edge_nodes.errors import ModelError, State
 
 
-def present() -> Iterator[tuple[str, Path]]:
-    """Yield name and directory of each model that is shipped or installed."""
-    for root in (models.SHIPPED, models.cache_dir()):
-        for manifest in sorted(root.rglob("manifest.json")):
-            yield str(manifest.parent.relative_to(root)), manifest.parent
-
-
 def list_models(console: Console, *, as_json: bool) -> None:
     """Print all models."""
-    entries = [
-        {
-            "name": name,
-            "where": "shipped" if folder.is_relative_to(models.SHIPPED) else "installed",
-            **json.loads((folder / "manifest.json").read_text()),
-        }
-        for name, folder in present()
-    ]
-    there = {entry["name"] for entry in entries}
-    entries += [{"name": name, "where": "not installed"} for name in known() if name not in there]
+    found = models.list_models()
     if as_json:
-        print(json.dumps(entries, indent=1))
+        print(json.dumps([_plain(model) for model in found], indent=1))
         return
-    table = Table("model", "where", "MB", "licence")
-    for entry in entries:
-        size = f"{entry['bytes'] / 1e6:.1f}" if "bytes" in entry else ""
-        table.add_row(entry["name"], entry["where"], size, str(entry.get("licence", "")))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "where", "MB", "licence", "what"):
+        table.add_column(column, no_wrap=column == "model", justify="right" if column == "MB" else "left")
+    for model in found:
+        table.add_row(model.name, model.status, f"{model.megabytes:.1f}", model.licence, model.doc)
     console.print(table)
 
 
 def info(console: Console, name: str, *, as_json: bool) -> None:
-    """Print a model's path and manifest.
+    """Print what is known of a model.
 
     Raises:
         ModelError: there is no such model.
     """
-    found = models.find(name, verify=False)
-    entries = {"path": str(found.path), **found.manifest}
+    entries = _plain(models.info(name))
     if as_json:
         print(json.dumps(entries, indent=1))
         return
-    for key, value in entries.items():
-        console.print(f"{key:>20}  {value}", highlight=False, markup=False, soft_wrap=True)
+    for key, value in {**entries.pop("manifest"), **entries}.items():
+        console.print(f"{key:>18}  {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def check(console: Console, name: str | None) -> int:
-    """Check one model or all; return the exit code."""
+    """Check one model or all that are there; return the exit code."""
+    names = [name] if name else [m.name for m in models.list_models() if m.path is not None]
     bad = 0
-    for each in [name] if name else [n for n, _ in present()]:
+    for each in names:
         try:
-            found = models.find(each)
-            console.print(f"OK       {each}: {found.path}", highlight=False, soft_wrap=True)
+            console.print(f"OK  {each}: {models.check(each).path}", highlight=False, soft_wrap=True)
         except ModelError as error:
             bad += 1
-            console.print(f"{error.state.value}  {each}: {error}", style="bold red", highlight=False, soft_wrap=True)
+            console.print(f"{error.state.value}  {error}", style="bold red", highlight=False, soft_wrap=True)
     return 1 if bad else 0
 
 
-def known() -> tuple[str, ...]:
-    """Return the names that `install` knows."""
-    return tuple(getattr(models, "INSTALLABLE", ()))
-
-
-def install(console: Console, name: str) -> Path:
-    """Install a model with a progress bar; return its file.
+def install(console: Console, name: str) -> None:
+    """Install a model and say how it goes.
 
     Raises:
         ModelError: an unknown name, no network, or a wrong hash.
     """
-    fetch = getattr(models, "install", None)
-    if fetch is None:
-        raise ModelError(f"cannot install {name!r}", state=State.MODEL_MISSING)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"installing {name}", total=None)
-
-        def step(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        path: Path = fetch(name, step).path
-    console.print(f"installed: {path}", highlight=False, soft_wrap=True)
-    return path
+    with console.status(f"installing {name}"):
+        found = models.install(name, lambda text: console.print(text, style="dim", markup=False, highlight=False))
+    console.print(f"installed: {found.path}", highlight=False, soft_wrap=True)
 
 
 def ensure(console: Console, name: str) -> None:
@@ -102,7 +72,12 @@ def ensure(console: Console, name: str) -> None:
     try:
         models.find(name, verify=False)
     except ModelError as error:
-        if error.state is not State.MODEL_MISSING or name not in known():
+        if error.state is not State.MODEL_MISSING or name not in models.INSTALLABLE:
             raise
-        console.print(f"the language model {name} is not here yet; it is fetched once")
+        console.print(f"the language model {name} is not here yet: it is fetched once")
         install(console, name)
+
+
+def _plain(model: models.ModelInfo) -> dict[str, Any]:
+    path: Path | None = model.path
+    return {**asdict(model), "path": str(path) if path else None, "manifest": dict(model.manifest)}

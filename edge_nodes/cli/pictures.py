@@ -53,7 +53,7 @@ def moment(at: Any) -> str:
         at: a `report.Moment`.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(15.5, 3.7), dpi=80, layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(18, 4.3), dpi=90, layout="constrained", facecolor=PAPER)
         axes = figure.subplots(1, 5)
         xyz = decode(at.cloud).xyz
         config = BevConfig()
@@ -61,13 +61,13 @@ def moment(at: Any) -> str:
         reach = config.range_m
         _scan(axes[0], xyz, ground.height_of(xyz), reach)
         _boxes(axes[0], at.scene.get("objects", []))
-        axes[0].set_title(f"scan: {len(xyz):,} points, height; objects")
-        axes[1].imshow(bev_map(xyz, ground, config).obstacle, cmap="bone_r", extent=_extent(reach))
-        axes[1].set_title("map from above: what blocks the robot")
+        axes[0].set_title(f"scan, {len(xyz):,} points; objects")
+        axes[1].imshow(bev_map(xyz, ground, config).obstacle, cmap="Blues", vmin=0, vmax=120, extent=_extent(reach))
+        axes[1].set_title("seen from above: obstacles")
         _labels(axes[2], at.images.get("segmentation/labels"), reach)
         for axis, topic, title in (
-            (axes[3], "reconstruction/occupancy", "reconstruction: occupied now"),
-            (axes[4], "reconstruction/forecast", "reconstruction: in 0.5 s"),
+            (axes[3], "reconstruction/occupancy", "occupied now"),
+            (axes[4], "reconstruction/forecast", "occupied in 0.5 s"),
         ):
             image = at.images.get(topic)
             if image is not None:
@@ -97,8 +97,8 @@ def timeline(
 ) -> str:
     """Return the run over time: parts of the bag, nearest person and vehicle, speech and answers."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(15.5, 3.6), dpi=80, layout="constrained", facecolor=PAPER)
-        far, talk_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+        figure = Figure(figsize=(15, 3.8), dpi=90, layout="constrained", facecolor=PAPER)
+        far, talk_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1.2))
         for part in about.get("parts", ()):
             shade = "#e6f0e8" if part.get("real") else "#eef0f6"
             for axis in (far, talk_axis):
@@ -120,7 +120,7 @@ def timeline(
         for exchange in talk:
             _spoken(talk_axis, exchange, start_ns)
         talk_axis.set_yticks((0, 1), ("robot", "person"))
-        talk_axis.set_ylim(-0.6, 1.6)
+        talk_axis.set_ylim(-0.6, 2.0)
         talk_axis.set_xlim(0, (end_ns - start_ns) / 1e9 + 2)
         talk_axis.set_xlabel("time in the bag, s")
         return _uri(figure)
@@ -129,7 +129,7 @@ def timeline(
 def latency(measurements: Mapping[str, Any]) -> str:
     """Return latency over the run and its distribution."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(15.5, 3.4), dpi=80, layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(15, 3.4), dpi=90, layout="constrained", facecolor=PAPER)
         over, share = figure.subplots(1, 2, width_ratios=(2, 1))
         most = TARGET_MS
         for topic in ("segmentation/labels", "reconstruction/forecast", "scene/event"):
@@ -156,10 +156,13 @@ def _spoken(axis: Any, exchange: Any, start_ns: int) -> None:
     heard = exchange.heard
     begin, end = ((heard[key] - start_ns) / 1e9 for key in ("start_ns", "end_ns"))
     axis.barh(1, end - begin, left=begin, height=0.7, color=ACCENT["speech"])
+    axis.annotate(heard["text"], (begin, 1.45), va="bottom", fontsize=8, annotation_clip=False)
     if exchange.answer is not None:
         told = (exchange.answer["recorded_ns"] - start_ns) / 1e9
         took = exchange.answer["latency_ms"].get("total", exchange.answer["latency_ms"].get("total_ms", 300.0)) / 1e3
         axis.barh(0, took, left=told - took, height=0.7, color=ACCENT["answer"])
+        text = exchange.answer["text"]
+        axis.annotate(text if len(text) < 52 else text[:50] + " ...", (told + 0.15, 0), va="center", fontsize=8)
 
 
 def _scan(axis: Any, xyz: npt.NDArray[np.float32], height: npt.NDArray[np.float32], reach: float) -> None:
@@ -190,7 +193,7 @@ def _boxes(axis: Any, objects: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _labels(axis: Any, image: Any, reach: float) -> None:
-    axis.set_title("segmentation: what each cell is")
+    axis.set_title("segmentation")
     if image is None:
         return
     colours = ListedColormap(np.array(COLOURS) / 255)
@@ -203,6 +206,9 @@ def _frame(axis: Any, reach: float) -> None:
     axis.set_xlim(-reach, reach)
     axis.set_ylim(-reach, reach)
     axis.set_aspect("equal")
+    for side in axis.spines.values():
+        side.set_visible(True)
+        side.set_color("#c5ccd6")
     axis.set_xticks((-20, 0, 20), ("20 left", "0", "20 right"))
     axis.set_yticks((-20, 0, 20), ("-20", "0", "20 m"))
     axis.plot(0, 0, marker="^", color="#e8384f", ms=5, mec="white", mew=0.5)

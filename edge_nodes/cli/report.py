@@ -79,7 +79,7 @@ def write(
         mapping = topics or map_topics(reader.topics, {})
     events = _events(recording)
     talk = exchanges(events, about, start_ns)
-    moments = _moments(bag, recording, mapping, _stamps(events, about, talk, start_ns))
+    moments = _moments(bag, recording, mapping, _stamps(events, talk))
     rows = measure.rows(measurements) if measurements else []
     page = _template().render(
         about=about,
@@ -169,16 +169,13 @@ def _events(recording: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _stamps(
     events: Mapping[str, Sequence[dict[str, Any]]],
-    about: Mapping[str, Any],
     talk: Sequence[Exchange],
-    start_ns: int,
 ) -> list[int]:
-    """Return the stamps to draw: one in each part of the bag, and those at which questions were asked."""
+    """Return the stamps to draw: those at which questions were asked, and more if these are few."""
     stamps = sorted({event["stamp_ns"] for event in events["scene/event"]})
     if not stamps:
         return []
-    wanted = [start_ns + int((part["from_s"] + part["to_s"]) / 2 * 1e9) for part in about.get("parts", ())[:1]]
-    wanted += [exchange.heard["end_ns"] for exchange in talk if exchange.heard["text"]]
+    wanted = [exchange.heard["end_ns"] for exchange in talk if exchange.heard["text"]]
     if len(wanted) < MOMENTS:
         wanted += [stamps[(2 * i + 1) * len(stamps) // (2 * MOMENTS)] for i in range(MOMENTS - len(wanted))]
     nearest = {min(stamps, key=lambda s, w=w: abs(s - w)) for w in wanted}  # type: ignore[misc]

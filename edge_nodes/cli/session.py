@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import random
@@ -18,11 +19,13 @@ from typing import Any, TextIO
 from honcho.manager import Manager
 
 from edge_nodes import graph
-from edge_nodes.bags import BagReader
+from edge_nodes.bags import BagReader, BagWriter, long_window
 from edge_nodes.errors import EdgeNodesError
 
 MONITOR = "monitor"
+RECORDING = "demo.mcap"
 LINGER_S = 20.0
+CHUNK_BYTES = 64 << 20
 _LOG = re.compile(r"^\[(?P<level>\w+)\] \[[\d.]+\] \[(?P<name>[^\]]*)\]: (?P<text>.*)$")
 _STOPPED = re.compile(r"^(?P<name>\S+) stopped \(rc=(?P<code>-?\d+)\)")
 Handler = Callable[[dict[str, Any]], None]
@@ -101,7 +104,7 @@ def run(
 
     Args:
         options: the graph; `bag` must be set.
-        folder: gets logs/, measurements.json and, with `record`, run.mcap.
+        folder: gets logs/, measurements.json and, with `record`, demo.mcap.
         handle: see `Output`.
         record: whether to record what the nodes publish.
         linger_s: longest wait for an answer after the bag's end.
@@ -115,12 +118,13 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     measure = folder / "measurements.json"
     measure.unlink(missing_ok=True)
+    (folder / RECORDING).unlink(missing_ok=True)
     env = environment()
     output = Output(folder / "logs", handle)
     manager = Manager(output)
     watch = [sys.executable, "-m", "edge_nodes.nodes.monitor", "--measure", str(measure)]
     watch += ["--end-ns", str(end_ns), "--linger-s", str(linger_s)]
-    watch += ["--record", str(folder / "run.mcap")] if record else []
+    watch += ["--record", str(folder / RECORDING)] if record else []
     manager.add_process(MONITOR, _command(watch), env=env)
     for process in graph.plan(with_player(options, linger_s)):
         manager.add_process(process.node.name, _command(process.command()), env=env)
@@ -129,6 +133,14 @@ def run(
     found = json.loads(measure.read_text()) if measure.is_file() else {}
     code = int(manager.returncode or 0)
     return Outcome(code, output.first, found, code in (130, 143))
+
+
+def merge(bag: Path, recording: Path) -> None:
+    """Add what was played to the recording of what came of it."""
+    writer = BagWriter(recording, chunk_bytes=CHUNK_BYTES, compressor=long_window(1))
+    with BagReader(bag) as played, BagReader(recording) as recorded, writer:
+        for message in heapq.merge(played.messages(), recorded.messages(), key=lambda m: m.time_ns):
+            writer.write(message.topic, message.type, message.time_ns, message.data)
 
 
 def with_player(options: graph.Options, linger_s: float) -> graph.Options:

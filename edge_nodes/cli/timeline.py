@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-SCENE_PAUSE_S = 2.0
+SCENE_PAUSE_S = 1.5
+ALARM_PAUSE_S = 5.0
+SHOWN = 4
+MOVES_MPS = 0.4
 _NUMBER = re.compile(r"[\d.]+")
 _STYLES = {"sees": "cyan", "alarm": "bold red", "hears": "dim", "heard": "bold yellow", "says": "bold green"}
 LEVELS = {"WARN": "yellow", "ERROR": "bold red", "FATAL": "bold red"}
@@ -30,9 +34,8 @@ class Timeline:
         self._parts = list(about.get("parts", ()))
         self._playing = False
         self._answering = False
-        self._pending: tuple[float, str, str] | None = None
-        self._scene = ("", -SCENE_PAUSE_S)
-        self._alarm = ""
+        self._scene: tuple[tuple[str, ...], float] = ((), -SCENE_PAUSE_S)
+        self._alarm = ("", -ALARM_PAUSE_S)
         self._partial = ""
         self.counts = {"answers": 0}
 
@@ -64,13 +67,14 @@ class Timeline:
         self._playing = True
         self._announce_part(time_s)
 
-    def _on_scene(self, time_s: float, text: str, alarm: str) -> None:
-        if alarm and _NUMBER.sub("", alarm) != self._alarm:
+    def _on_scene(self, time_s: float, objects: Sequence[Mapping[str, Any]], alarm: str) -> None:
+        shape = _NUMBER.sub("", alarm)
+        if alarm and (shape != self._alarm[0] or time_s - self._alarm[1] >= ALARM_PAUSE_S):
             self._line(time_s, "alarm", alarm)
-        self._alarm = _NUMBER.sub("", alarm)
-        shape, shown_s = _NUMBER.sub("", text), self._scene[1]
-        if shape != self._scene[0] and time_s - shown_s >= SCENE_PAUSE_S and not self._answering:
-            self._scene = (shape, time_s)
+            self._alarm = (shape, time_s)
+        key, text = summary(objects)
+        if key != self._scene[0] and time_s - self._scene[1] >= SCENE_PAUSE_S and not self._answering:
+            self._scene = (key, time_s)
             self._line(time_s, "sees", text)
 
     def _on_speech(self, time_s: float, event: dict[str, Any]) -> None:
@@ -117,6 +121,37 @@ class Timeline:
     def _note(self, text: str, style: str) -> None:
         self._end_answer()
         self._console.print(f"          {escape(text)}", style=style, highlight=False)
+
+
+def summary(objects: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
+    """Return what the scene is like, and the same in words with figures; a changed first part is worth a line.
+
+    Args:
+        objects: of a scene event, nearest first.
+    """
+    named = [o for o in objects if o["class"] in {"person", "vehicle"}]
+    found = [(f"{o['class']} {_side(o['bearing_deg'])}", f"{o['range_m']:.1f} m", _moves(o)) for o in named[:SHOWN]]
+    words = [f"{what} {distance}{', ' + how if how else ''}" for what, distance, how in found]
+    more, others = len(named) - SHOWN, len(objects) - len(named)
+    words += [f"{more} more"] if more > 0 else []
+    words += [f"{others} other object{'s' if others > 1 else ''}"] if others else []
+    return tuple(sorted(f"{what} {how}" for what, _, how in found)), "; ".join(words) or "nothing"
+
+
+def _side(bearing_deg: float) -> str:
+    return ("ahead", "left", "behind", "right")[round(bearing_deg / 90) % 4]
+
+
+def _moves(thing: Mapping[str, Any]) -> str:
+    x, y = thing["center_m"][:2]
+    vx, vy = thing.get("velocity_mps") or (0.0, 0.0)
+    if math.hypot(vx, vy) < MOVES_MPS:
+        return ""
+    nearer = -(x * vx + y * vy) / max(math.hypot(x, y), 0.1)
+    if abs(nearer) > 0.5 * math.hypot(vx, vy):
+        return "coming closer" if nearer > 0 else "going away"
+    # Seen from the robot: what is ahead and moves along +y goes to the left.
+    return "passing to the left" if x * vy - y * vx > 0 else "passing to the right"
 
 
 def _head(time_s: float, verb: str) -> Text:

@@ -46,18 +46,21 @@ class PromptComposer:
             scene: what the robot sees; None if it sees nothing at the moment.
         """
         topic = Topic.of(question)
-        return self._render(question, scene, facts(scene, topic) if scene and topic.about_scene else [])
+        found = facts(scene, topic) if scene and topic.about_scene else []
+        return self._render(question, scene, found, topic=topic)
 
     def narrate(self, scene: Scene) -> Messages:
         """Return the conversation whose next turn tells of the scene's alarm."""
-        return self._render(NARRATION, scene, [scene.alarm])
+        return self._render(NARRATION, scene, [scene.alarm], topic=Topic.of("What do you see?"))
 
-    def _render(self, question: str, scene: Scene | None, found: list[str]) -> Messages:
+    def _render(self, question: str, scene: Scene | None, found: list[str], *, topic: Topic) -> Messages:
         values: Mapping[str, object] = {
             "question": " ".join(question.split()),
             "facts": [" ".join(f.split()) for f in found],
             "scene": " ".join(scene.text.split()) if scene else "",
             "seen": scene is not None,
+            "about_scene": topic.about_scene,
+            "about_robot": topic.about_robot,
         }
         try:
             text = self._template.render(values)

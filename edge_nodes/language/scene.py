@@ -16,11 +16,10 @@ OTHER = ("obstacle", "obstacles")
 SIDES = ("ahead", "left", "right", "behind")
 PLACES = {"ahead": "ahead", "left": "on the left", "right": "on the right", "behind": "behind"}
 BLOCKED_M = 2.0  # less room than this is called blocked
-NEAR_M = 5.0
 MOVING_MPS = 0.5
 
 _CLASS_WORDS = {
-    "person": "person people pedestrian pedestrians human humans someone somebody anyone anybody man woman child who",
+    "person": "person people pedestrian pedestrians human humans someone somebody anyone anybody man woman child",
     "vehicle": "car cars vehicle vehicles truck trucks bus van automobile traffic",
     "wall": "wall walls building buildings",
     "obstacle": "obstacle obstacles",
@@ -33,8 +32,12 @@ _SIDE_WORDS = {
 }
 _SEEING_WORDS = (
     "see seeing view scene look looking around near nearby nearest close closest far distance there where anything"
-    " something nothing everything object objects thing things surroundings environment danger dangerous describe"
+    " something nothing everything many object objects thing things surroundings environment danger dangerous describe"
 )
+_NUMBER_WORDS = "many count number"
+_NEAREST_WORDS = "nearest closest far distance where"
+_MOTION_WORDS = "moving moves walking walks running coming driving approaching still standing parked"
+_ROBOT_WORDS = "hello hi hey who name yourself robot morning evening"
 _ROOM_WORDS = "clear free room space blocked safe path way go drive move turn walk continue stop pass"
 
 
@@ -130,12 +133,18 @@ class Topic:
         sides: directions it names.
         room: whether it asks for room to move.
         about_scene: whether it is about the surroundings at all.
+        form: what it asks of the objects: "number", "nearest" or "list".
+        motion: whether it matters if they move.
+        about_robot: whether it is a greeting or about the robot itself.
     """
 
     kinds: frozenset[str]
     sides: frozenset[str]
     room: bool
     about_scene: bool
+    form: str
+    motion: bool
+    about_robot: bool
 
     @classmethod
     def of(cls, question: str) -> Topic:
@@ -144,14 +153,17 @@ class Topic:
         kinds, sides = _named(words, _CLASS_WORDS), _named(words, _SIDE_WORDS)
         room = bool(words & set(_ROOM_WORDS.split()))
         about = bool(kinds or sides or room or words & set(_SEEING_WORDS.split()))
-        return cls(kinds, sides, room, about)
+        number, nearest = words & set(_NUMBER_WORDS.split()), words & set(_NEAREST_WORDS.split())
+        form = "number" if number else "nearest" if nearest else "list"
+        motion, robot = bool(words & set(_MOTION_WORDS.split())), not about and bool(words & set(_ROBOT_WORDS.split()))
+        return cls(kinds, sides, room, about, form, motion, robot)
 
 
 def _named(words: set[str], table: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name for name, known in table.items() if words & set(known.split()))
 
 
-def facts(scene: Scene, topic: Topic, *, limit: int = 4) -> list[str]:
+def facts(scene: Scene, topic: Topic, *, limit: int = 3) -> list[str]:
     """Return short sentences that hold in the scene and matter to the topic, most important first.
 
     Args:
@@ -159,28 +171,47 @@ def facts(scene: Scene, topic: Topic, *, limit: int = 4) -> list[str]:
         topic: what is asked about.
         limit: most objects named one by one.
     """
-    out = [_about_kind(scene, kind, topic.sides) for kind in sorted(topic.kinds)]
-    if topic.room or (topic.sides and not topic.kinds):
+    out = [_about_kind(scene, kind, topic, limit) for kind in sorted(topic.kinds)]
+    if topic.room:
         out += [_about_room(scene, side) for side in SIDES if side in (topic.sides or {"ahead"})]
-    if not out or not (topic.room or topic.kinds):
-        shown = [o for o in scene.objects if not topic.sides or o.side in topic.sides]
-        out += [f"There is {_article(o)} {_where(o)}." for o in shown[:limit]]
-        if not shown:
-            out.append(f"There is nothing {_any_place(topic.sides)}.")
-        if not topic.sides:
-            out.append(_about_room(scene, "ahead"))
+    if not any(out):
+        out = [_about_all(scene, topic, limit)]
     return [fact for fact in out if fact]
 
 
-def _about_kind(scene: Scene, kind: str, sides: frozenset[str]) -> str:
+def _about_kind(scene: Scene, kind: str, topic: Topic, limit: int) -> str:
     singular, plural = NAMES.get(kind, OTHER)
-    found = [o for o in scene.objects if o.kind == kind and (not sides or o.side in sides)]
-    place = f" {_any_place(sides)}" if sides else ""
+    found = [o for o in scene.objects if o.kind == kind and (not topic.sides or o.side in topic.sides)]
+    place = f" {_any_place(topic.sides)}" if topic.sides else ""
     if not found:
         return f"There is no {singular}{place}."
-    count = f"There is 1 {singular}{place}." if len(found) == 1 else f"There are {len(found)} {plural}{place}."
-    near = "near" if found[0].range_m <= NEAR_M else "far"
-    return f"{count} The nearest {singular} is {_where(found[0])}, {near}."
+    if topic.form == "number":
+        return (
+            f"There {'is' if len(found) == 1 else 'are'} {len(found)} {singular if len(found) == 1 else plural}{place}."
+        )
+    if topic.form == "nearest":
+        return f"The nearest {singular} is {_where(found[0])}."
+    return _list(found[:limit], topic.motion)
+
+
+def _about_all(scene: Scene, topic: Topic, limit: int) -> str:
+    found = [o for o in scene.objects if not topic.sides or o.side in topic.sides]
+    if not found:
+        return f"There is nothing {_any_place(topic.sides)}."
+    if topic.form == "number":
+        return f"There {'is 1 object' if len(found) == 1 else f'are {len(found)} objects'}."
+    return _list(_varied(found, 1 if topic.form == "nearest" else limit), topic.motion)
+
+
+def _varied(objects: Sequence[SceneObject], limit: int) -> list[SceneObject]:
+    """Return at most `limit` objects, nearest first; the nearest of each class come before a second of one."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for o in objects:
+        seen[o.kind] = seen.get(o.kind, 0) + 1
+        ranked.append((seen[o.kind] if limit > 1 else 1, o.range_m, o))
+    chosen = sorted(ranked, key=lambda entry: entry[:2])[:limit]
+    return sorted((o for _, _, o in chosen), key=lambda o: o.range_m)
 
 
 def _about_room(scene: Scene, side: str) -> str:
@@ -193,11 +224,15 @@ def _about_room(scene: Scene, side: str) -> str:
     return f"{name} is clear for {free:.0f} meters."
 
 
-def _article(o: SceneObject) -> str:
+def _list(objects: Sequence[SceneObject], motion: bool) -> str:
+    *most, last = [f"{_article(o, motion)} {_where(o)}" for o in objects]
+    return f"There is {', '.join(most)} and {last}." if most else f"There is {last}."
+
+
+def _article(o: SceneObject, motion: bool) -> str:
     name = NAMES.get(o.kind, OTHER)[0]
-    moving = "moving " if o.speed_mps >= MOVING_MPS else ""
-    article = "an" if (moving + name)[0] in "aeiou" else "a"
-    return f"{article} {moving}{name}"
+    name = ("moving " if motion and o.speed_mps >= MOVING_MPS else "") + name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _where(o: SceneObject) -> str:

@@ -43,6 +43,7 @@ CLOCK_WINDOW = 200
 NODES_PACKAGE = "edge_nodes.nodes."
 QUIET_S = 1.0
 START_TIMEOUT_S = 180.0
+TOLD = ("class", "range_m", "bearing_deg", "center_m", "velocity_mps")
 SAMPLE_S = 0.5
 STAMPED = frozenset(("sensor_msgs/Image", "nav_msgs/OccupancyGrid", "sensor_msgs/PointCloud2"))
 EVENTS = frozenset(("scene/event", "speech/event", "language/event"))
@@ -240,7 +241,8 @@ class Monitor(Node):
         return int(event["end_ns"] if topic == "speech/event" else event["stamp_ns"])
 
     def _on_scene(self, event: dict[str, Any], now_ns: int, time_s: float) -> None:
-        self._tell("scene", time_s=time_s, text=event["text"], alarm=(event.get("alarm") or {}).get("text", ""))
+        objects = [{key: thing.get(key) for key in TOLD} for thing in event["objects"]]
+        self._tell("scene", time_s=time_s, objects=objects, alarm=(event.get("alarm") or {}).get("text", ""))
 
     def _on_speech(self, event: dict[str, Any], now_ns: int, time_s: float) -> None:
         self._tell("speech", time_s=time_s, event=event)

@@ -30,15 +30,15 @@ class EchoConfig:
 class EchoPipeline(Pipeline[EchoConfig]):
     config_type = EchoConfig
     hold = threading.Event()
-    loads = 0
+    entered = threading.Event()
 
     def load(self, progress):
-        type(self).loads += 1
         progress("loading echo")
         if self.config.model == "missing":
             raise ModelError("no model", state=State.MODEL_MISSING, remedy="Install it.")
 
     def process(self, topic, message, *, received_ns, wanted):
+        self.entered.set()
         self.hold.wait(10)
         if topic == "audio":
             yield Output("speech/text", {"data": f"{len(message.data)} samples"})
@@ -133,9 +133,11 @@ def test_newest_cloud_wins_and_drops_are_counted(world, echo):
     connected(world, echo, "segmentation/labels")
     pub = publisher(world, PointCloud2, "points")
     EchoPipeline.hold.clear()
+    EchoPipeline.entered.clear()
     for number in range(1, 6):
         pub.publish(cloud(number))
         world.wait(lambda n=number: echo.statistics.counts["received"] == n, what=f"cloud {number}")
+        assert EchoPipeline.entered.wait(10)
     EchoPipeline.hold.set()
     world.wait(lambda: len(images) == 2, what="two images")
     assert [image.width for image in images] == [2, 10]  # the one in work, then the newest
