@@ -22,7 +22,7 @@ from edge_nodes.perception.odometry import Motion2
 # Standard deviations: acceleration in m/s2, position in m.
 _ACCELERATION = {PERSON: 1.5, VEHICLE: 3.0, OBSTACLE: 0.7}
 _POSITION = {PERSON: 0.12, VEHICLE: 0.3, OBSTACLE: 0.2}
-_MEMORY = 0.85
+_MEMORY, _FOLLOW = 0.85, 0.1
 _OTHER_CLASS_M = 0.6
 _STILL = Motion2()
 
@@ -38,6 +38,7 @@ class Track:
         detection: the newest one.
         first_ns, last_ns: stamps of the first and newest detection.
         hits: scans it was seen in.
+        anchor: x, y that follow the state slowly, about a second behind.
         votes: fading sum of seen classes.
     """
 
@@ -47,6 +48,7 @@ class Track:
     detection: Detection
     first_ns: int
     last_ns: int
+    anchor: npt.NDArray[np.float64]
     hits: int = 1
     votes: dict[int, float] = field(default_factory=dict)
 
@@ -59,14 +61,19 @@ class Track:
     def velocity(self) -> tuple[float, float]:
         """Velocity in m/s, zero where it cannot be told from standing."""
         vx, vy = self.state[2:]
+        speed = math.hypot(vx, vy)
         spread = math.sqrt(max(self.covariance[2, 2], self.covariance[3, 3]))
-        return (float(vx), float(vy)) if math.hypot(vx, vy) > 2.0 * spread else (0.0, 0.0)
+        # The filter also follows a box whose outline flickers: it must have come a way, too, and in that direction.
+        along = float((self.state[:2] - self.anchor) @ self.state[2:]) / max(speed, 1e-6)
+        moves = speed > 2.0 * spread and along > 0.3 + 0.1 * self.detection.length
+        return (float(vx), float(vy)) if moves else (0.0, 0.0)
 
     def follow(self, motion: Motion2) -> None:
         """Move into the sensor's new frame after the robot has moved."""
         c, s = math.cos(motion.yaw), math.sin(motion.yaw)
         turn = np.kron(np.eye(2), np.array([[c, s], [-s, c]]))
         self.state = turn @ (self.state - np.array([motion.x, motion.y, 0, 0]))
+        self.anchor = turn[:2, :2] @ (self.anchor - np.array([motion.x, motion.y]))
         self.covariance = turn @ self.covariance @ turn.T
 
     def predict(self, seconds: float) -> None:
@@ -86,6 +93,7 @@ class Track:
         gain = np.linalg.solve(spread, self.covariance[:2]).T
         self.state = self.state + gain @ (np.array([detection.x, detection.y]) - self.state[:2])
         self.covariance = self.covariance - gain @ self.covariance[:2]
+        self.anchor = self.anchor + _FOLLOW * (self.state[:2] - self.anchor)
         self.detection, self.last_ns = detection, time_ns
         self.hits += 1
 
@@ -148,6 +156,7 @@ class Tracker:
             detection=detection,
             first_ns=time_ns,
             last_ns=time_ns,
+            anchor=np.array([detection.x, detection.y]),
             votes={detection.label: 1.0},
         )
         self._next += 1
