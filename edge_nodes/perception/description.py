@@ -80,6 +80,7 @@ def _way(thing: SceneObject) -> str:
         return "towards the robot"
     if share < -math.cos(math.radians(35)):
         return "away from the robot"
-    x, y = thing.center_m[:2]
     vx, vy = thing.velocity_mps
-    return "to the left" if x * vy - y * vx > 0 else "to the right"
+    if abs(vx) > abs(vy):
+        return "past the robot, to the front" if vx > 0 else "past the robot, to the rear"
+    return "to the left" if vy > 0 else "to the right"

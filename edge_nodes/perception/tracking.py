@@ -2,7 +2,7 @@
 """Tracks: the same thing from scan to scan, with a stable id and a speed.
 
 A Kalman filter of constant velocity each, detections assigned to tracks by least total distance (Hungarian method).
-Positions and velocities are in the sensor's frame: as seen from the robot, which may itself move.
+Positions are in the sensor's frame, velocities over ground along its axes, as far as the robot's motion is known.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from scipy.optimize import linear_sum_assignment
 
 from edge_nodes.perception.clusters import OBSTACLE, PERSON, VEHICLE, Detection
 from edge_nodes.perception.config import SceneConfig
+from edge_nodes.perception.odometry import Motion2
 
 # Standard deviations: acceleration in m/s2, position in m.
 _ACCELERATION = {PERSON: 1.5, VEHICLE: 3.0, OBSTACLE: 0.7}
 _POSITION = {PERSON: 0.12, VEHICLE: 0.3, OBSTACLE: 0.2}
-_MEMORY = 0.85
+_MEMORY, _FOLLOW = 0.85, 0.1
 _OTHER_CLASS_M = 0.6
+_STILL = Motion2()
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Track:
         detection: the newest one.
         first_ns, last_ns: stamps of the first and newest detection.
         hits: scans it was seen in.
+        anchor: x, y that follow the state slowly, about a second behind.
         votes: fading sum of seen classes.
     """
 
@@ -45,6 +48,7 @@ class Track:
     detection: Detection
     first_ns: int
     last_ns: int
+    anchor: npt.NDArray[np.float64]
     hits: int = 1
     votes: dict[int, float] = field(default_factory=dict)
 
@@ -57,8 +61,20 @@ class Track:
     def velocity(self) -> tuple[float, float]:
         """Velocity in m/s, zero where it cannot be told from standing."""
         vx, vy = self.state[2:]
+        speed = math.hypot(vx, vy)
         spread = math.sqrt(max(self.covariance[2, 2], self.covariance[3, 3]))
-        return (float(vx), float(vy)) if math.hypot(vx, vy) > 2.0 * spread else (0.0, 0.0)
+        # The filter also follows a box whose outline flickers: it must have come a way, too, and in that direction.
+        along = float((self.state[:2] - self.anchor) @ self.state[2:]) / max(speed, 1e-6)
+        moves = speed > 2.0 * spread and along > 0.3 + 0.1 * self.detection.length
+        return (float(vx), float(vy)) if moves else (0.0, 0.0)
+
+    def follow(self, motion: Motion2) -> None:
+        """Move into the sensor's new frame after the robot has moved."""
+        c, s = math.cos(motion.yaw), math.sin(motion.yaw)
+        turn = np.kron(np.eye(2), np.array([[c, s], [-s, c]]))
+        self.state = turn @ (self.state - np.array([motion.x, motion.y, 0, 0]))
+        self.anchor = turn[:2, :2] @ (self.anchor - np.array([motion.x, motion.y]))
+        self.covariance = turn @ self.covariance @ turn.T
 
     def predict(self, seconds: float) -> None:
         """Move the state on by `seconds`."""
@@ -77,6 +93,7 @@ class Track:
         gain = np.linalg.solve(spread, self.covariance[:2]).T
         self.state = self.state + gain @ (np.array([detection.x, detection.y]) - self.state[:2])
         self.covariance = self.covariance - gain @ self.covariance[:2]
+        self.anchor = self.anchor + _FOLLOW * (self.state[:2] - self.anchor)
         self.detection, self.last_ns = detection, time_ns
         self.hits += 1
 
@@ -94,12 +111,13 @@ class Tracker:
         self._next = 1
         self._time_ns: int | None = None
 
-    def update(self, detections: Sequence[Detection], time_ns: int) -> list[Track]:
+    def update(self, detections: Sequence[Detection], time_ns: int, motion: Motion2 = _STILL) -> list[Track]:
         """Take in one scan's detections; return the tracks seen in it often enough to be believed.
 
         Args:
             detections: of this scan.
             time_ns: its stamp; a step back in time drops all tracks.
+            motion: the sensor's since the last scan.
         """
         if self._time_ns is not None and time_ns < self._time_ns:
             self.tracks.clear()
@@ -107,6 +125,7 @@ class Tracker:
         self._time_ns = time_ns
         for track in self.tracks:
             track.predict(min(seconds, 1.0))
+            track.follow(motion)
         free = set(range(len(detections)))
         for row, column in self._pairs(detections):
             self.tracks[row].update(detections[column], time_ns)
@@ -137,6 +156,7 @@ class Tracker:
             detection=detection,
             first_ns=time_ns,
             last_ns=time_ns,
+            anchor=np.array([detection.x, detection.y]),
             votes={detection.label: 1.0},
         )
         self._next += 1
