@@ -144,7 +144,7 @@ def _int16(data: Any) -> NDArray[np.int16]:
     try:
         samples = np.asarray(data)
     except ValueError:
-        samples = np.empty(0, object)
+        samples = np.array([data], object)
     exact = samples.dtype == np.int16
     # A list from a test or another client: integers that fit are as good.
     fits = samples.size == 0 or (samples.dtype.kind in "iu" and samples.min() >= -32768 and samples.max() <= 32767)
