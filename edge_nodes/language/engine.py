@@ -249,7 +249,7 @@ def load(
         )
     try:
         model = native.Model(**sizes, kernel=kernel)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise file.bad("unsupported sizes", error) from error
     file.fill(model, progress)
     return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))

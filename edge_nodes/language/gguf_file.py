@@ -103,7 +103,7 @@ class GgufFile:
         if self.number("attention.value_length", head_dim) != head_dim:
             raise self.bad("keys and values of different length", self.number("attention.value_length"))
         return {
-            "vocabulary": len(self.metadata["tokenizer.ggml.tokens"]),
+            "vocabulary": len(self.metadata.get("tokenizer.ggml.tokens", ())),
             "width": width,
             "hidden": int(self.number("feed_forward_length")),
             "layers": int(self.number("block_count")),

@@ -62,6 +62,9 @@ class Tokenizer:
                 expected="model 'gpt2', pre-tokenizer one of " + ", ".join(_PRE_TOKENIZERS),
                 state=State.MODEL_BAD,
             )
+        for key in ("tokens", "merges"):
+            if not isinstance(metadata.get(f"tokenizer.ggml.{key}"), list):
+                raise LanguageError(f"the file has no tokenizer.ggml.{key}", state=State.MODEL_BAD)
         tokens: Sequence[str] = metadata["tokenizer.ggml.tokens"]
         types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
         self._bpe = _build(tokens, types, metadata["tokenizer.ggml.merges"], _PRE_TOKENIZERS[pre]())

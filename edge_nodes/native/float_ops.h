@@ -8,11 +8,11 @@ typedef int32_t IntVec __attribute__((vector_size(64)));
 #define EDGE_INLINE static inline __attribute__((always_inline))
 
 EDGE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAny*>(p); }
-EDGE_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecAny*>(p) = v; }
+EDGE_INLINE void store(float* p, const Vec& v) { *reinterpret_cast<VecAny*>(p) = v; }
 EDGE_INLINE Vec splat(float x) { return x - Vec{}; }
-EDGE_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+EDGE_INLINE Vec larger(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
-EDGE_INLINE float sum_lanes(Vec v) {
+EDGE_INLINE float sum_lanes(const Vec& v) {
   float s[kLanes];
   store(s, v);
   for (int step = 8; step; step /= 2)
@@ -20,14 +20,15 @@ EDGE_INLINE float sum_lanes(Vec v) {
   return s[0];
 }
 
-EDGE_INLINE float max_lanes(Vec v) {
+EDGE_INLINE float max_lanes(const Vec& v) {
   float m = v[0];
   for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
   return m;
 }
 
 // e^x to 2 units in the last place for x in [-87, 88]; smaller x give 0.
-EDGE_INLINE Vec exponential(Vec x) {
+EDGE_INLINE Vec exponential(const Vec& value) {
+  Vec x = value;
   const Vec low = splat(-87.0f), high = splat(88.0f);
   const IntVec underflow = x < low;
   x = x < low ? low : x;
@@ -84,12 +85,12 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
 }
 
 template <int Rows>
-EDGE_INLINE void score_block(const float* q, int dim, const float* keys, float* scores, int stride) {
+EDGE_INLINE void score_block(const float* const* q, int dim, const float* keys, float* scores, int stride) {
   Vec acc[Rows] = {};
   for (int d = 0; d < dim; ++d) {
     const Vec k = load(keys + d * kKeyBlock);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) acc[r] += k * q[r * dim + d];
+    for (int r = 0; r < Rows; ++r) acc[r] += k * q[r][d];
   }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) store(scores + r * stride, acc[r]);
@@ -97,8 +98,10 @@ EDGE_INLINE void score_block(const float* q, int dim, const float* keys, float* 
 
 template <int Rows>
 EDGE_INLINE void score_rows(const Attention& a, int row, int blocks, int stride) {
+  const float* q[Rows];
+  for (int r = 0; r < Rows; ++r) q[r] = a.q + a.row(row + r);
   for (int b = 0; b < blocks; ++b)
-    score_block<Rows>(a.q + row * a.head_dim, a.head_dim, a.keys + size_t(b) * a.head_dim * kKeyBlock,
+    score_block<Rows>(q, a.head_dim, a.keys + size_t(b) * a.head_dim * kKeyBlock,
                       a.scores + row * stride + b * kKeyBlock, stride);
 }
 
@@ -117,7 +120,7 @@ EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
       }
     }
     for (int r = 0; r < Rows; ++r) {
-      float* out = a.out + size_t((row + r) / a.heads_per_kv) * a.out_stride + (row + r) % a.heads_per_kv * a.head_dim;
+      float* out = a.out + a.row(row + r);
       store(out + d, acc0[r]);
       store(out + d + kLanes, acc1[r]);
     }

@@ -22,7 +22,6 @@ constexpr int kGroup = 32;         // consecutive weights of a row that share on
 constexpr int kTile = 32;          // rows that are stored interleaved and multiplied together
 constexpr int kLanes = 16;         // rows of one 64-byte line of codes: 4 codes for each
 constexpr int kKeyBlock = 16;      // positions that are interleaved in the key cache
-constexpr int kMaxHeadDim = 256;
 
 inline int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
@@ -90,16 +89,18 @@ struct Activations {
 
 // One query block against one key/value head.
 struct Attention {
-  const float* q = nullptr;   // [row][head_dim], scaled and rotated; rows of one token are adjacent
+  const float* q = nullptr;   // scaled and rotated: q[token * stride + head * head_dim + d]
+  float* out = nullptr;       // the same layout
+  int stride = 0;
   int tokens = 0;             // tokens of the block
   int heads_per_kv = 1;       // query rows per token
   int first_position = 0;     // position of the block's first token
   int head_dim = 0;
   const float* keys = nullptr;    // [position / 16][head_dim][16]
   const float* values = nullptr;  // [position][head_dim]
-  float* scores = nullptr;        // scratch [rows][round_up(positions, 16)]
-  float* out = nullptr;           // out[token * out_stride + head * head_dim + d]
-  int out_stride = 0;
+  float* scores = nullptr;        // scratch [tokens * heads_per_kv][round_up(positions, 16)]
+
+  size_t row(int r) const { return size_t(r / heads_per_kv) * stride + size_t(r % heads_per_kv) * head_dim; }
 };
 
 struct Statistics {

@@ -32,7 +32,7 @@ Model::Model(const ModelConfig& config)
   const ModelConfig& c = config_;
   require(c.vocabulary > 0 && c.width > 0 && c.hidden > 0 && c.layers > 0, "sizes must be positive");
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "heads must be a multiple of kv_heads");
-  require(c.head_dim % 32 == 0 && c.head_dim > 0 && c.head_dim <= kMaxHeadDim, "head_dim must be a multiple of 32, at most 256");
+  require(c.head_dim % 32 == 0 && c.head_dim > 0, "head_dim must be a multiple of 32");
   require(c.rope_dim % 2 == 0 && c.rope_dim > 0 && c.rope_dim <= c.head_dim, "rope_dim must be even and at most head_dim");
   require(c.context > 0 && c.batch > 0, "context and batch must be positive");
   width_ = round_up(c.width, kGroup);
@@ -223,13 +223,11 @@ void Model::attention(Layer& layer, int index, int n, int first) {
     const int head = chunk % config_.kv_heads;
     const int begin = (blocks - 1 - chunk / config_.kv_heads) * kQueryTokens;  // longest first
     const int tokens = std::min(kQueryTokens, n - begin);
-    float queries[kQueryTokens * kMaxHeadDim * 16];
-    float* rows = queries;
-    const size_t bytes = sizeof(float) * size_t(per_kv * dim);
-    for (int t = 0; t < tokens; ++t, rows += per_kv * dim)
-      std::memcpy(rows, q_.data() + size_t(begin + t) * query_ + head * per_kv * dim, bytes);
+    const size_t at = size_t(begin) * query_ + size_t(head) * per_kv * dim;
     Attention work;
-    work.q = queries;
+    work.q = q_.data() + at;
+    work.out = mixed_.data() + at;
+    work.stride = query_;
     work.tokens = tokens;
     work.heads_per_kv = per_kv;
     work.first_position = first + begin;
@@ -237,8 +235,6 @@ void Model::attention(Layer& layer, int index, int n, int first) {
     work.keys = keys_.data() + cache_offset(index, head);
     work.values = values_.data() + cache_offset(index, head);
     work.scores = scores_.data() + scores_size_ * size_t(thread);
-    work.out = mixed_.data() + size_t(begin) * query_ + head * per_kv * dim;
-    work.out_stride = query_;
     kernels_.attend(work);
   });
   a.groups = query_ / kGroup;

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native decoder against a Llama in plain numpy, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from edge_nodes.errors import ModelError, State
+from edge_nodes.language import LanguageError, load
+
+TOKENS = np.random.default_rng(7).integers(3, 260, 100)
+
+
+def eight_bits(x, scale_type=np.float64):
+    """Round rows as the engine does: 8-bit codes with one scale for 32 columns."""
+    padded = np.pad(x, [(0, 0), (0, -x.shape[1] % 32)]).astype(np.float32)
+    blocks = padded.reshape(len(x), -1, 32)
+    scale = (np.abs(blocks).max(-1, keepdims=True) / np.float64(127)).astype(scale_type).astype(np.float64)
+    codes = np.rint(np.divide(blocks, scale, out=np.zeros(blocks.shape), where=scale > 0))
+    return (codes * scale).reshape(padded.shape)[:, : x.shape[1]]
+
+
+class Llama:
+    """The weights of a GGUF file as float64 and the decoder over them."""
+
+    def __init__(self, path, rounding=lambda x: x):
+        self.rounding = rounding
+        reader = gguf.GGUFReader(path)
+        self.weights = {
+            t.name.removesuffix(".weight"): gguf.dequantize(t.data, t.tensor_type).astype(np.float64)
+            for t in reader.tensors
+        }
+        self.fields = {k.removeprefix("llama."): f.contents() for k, f in reader.fields.items() if "llama." in k}
+
+    def _norm(self, x, name):
+        eps = self.fields["attention.layer_norm_rms_epsilon"]
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * self.weights[name]
+
+    def _linear(self, x, name):
+        return self.rounding(x) @ self.weights[name].T
+
+    def _rope(self, x):
+        dim = x.shape[-1]
+        base = self.fields["rope.freq_base"]
+        angles = np.arange(len(x))[:, None] * base ** (-np.arange(0, dim, 2) / dim)
+        turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
+        return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+    def _attention(self, x, layer):
+        heads, kv_heads = self.fields["attention.head_count"], self.fields["attention.head_count_kv"]
+        n = len(x)
+        q, k, v = (self._linear(x, f"{layer}.attn_{p}") for p in "qkv")
+        q, k, v = (
+            self._rope(q.reshape(n, heads, -1)),
+            self._rope(k.reshape(n, kv_heads, -1)),
+            v.reshape(n, kv_heads, -1),
+        )
+        k, v = np.repeat(k, heads // kv_heads, 1), np.repeat(v, heads // kv_heads, 1)
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[-1])
+        scores[:, ~np.tri(n, dtype=bool)] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1)
+        return self._linear(mixed, f"{layer}.attn_output")
+
+    def _feed_forward(self, x, layer):
+        gate, up = self._linear(x, f"{layer}.ffn_gate"), self._linear(x, f"{layer}.ffn_up")
+        return self._linear(gate / (1 + np.exp(-gate)) * up, f"{layer}.ffn_down")
+
+    def logits(self, tokens):
+        """Return float64 (n, vocabulary)."""
+        x = self.weights["token_embd"][tokens]
+        for i in range(self.fields["block_count"]):
+            x = x + self._attention(self._norm(x, f"blk.{i}.attn_norm"), f"blk.{i}")
+            x = x + self._feed_forward(self._norm(x, f"blk.{i}.ffn_norm"), f"blk.{i}")
+        return self._linear(self._norm(x, "output_norm"), "output" if "output" in self.weights else "token_embd")
+
+
+def native_logits(path, **options):
+    model = load(path, **options).model
+    rows = [
+        model.forward(TOKENS[i : i + model.batch].astype(np.int32), i, all=True)
+        for i in range(0, len(TOKENS), model.batch)
+    ]
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {},
+        {"default": "F32"},
+        {"default": "F16"},
+        {"default": "BF16"},
+        {"default": "Q4_0", "token_embd": "Q8_0"},
+        {"default": "Q4_1", "token_embd": "Q8_0"},
+        {"default": "Q4_1", "output": "Q8_0", "ffn_down": "Q4_0", "tied": False},
+    ],
+    ids=lambda kinds: "-".join(map(str, kinds.values())) or "Q8_0",
+)
+def test_logits_equal_the_float_reference(make_model, tmp_path, kinds):
+    tied = kinds.pop("tied", True)
+    path = make_model(tmp_path / "m.gguf", kinds=kinds, seed=3, tied=tied)
+    got = native_logits(path)
+    exact, rounded = Llama(path), Llama(path, eight_bits)
+    if kinds.get("default") in ("F32", "F16", "BF16"):  # the engine keeps such weights in 8 bits
+        matrices = {k: eight_bits(w, np.float16) for k, w in rounded.weights.items() if w.ndim == 2}
+        rounded.weights.update(matrices)
+    expected = rounded.logits(TOKENS)
+    assert np.linalg.norm(got - expected) <= 1e-2 * np.linalg.norm(expected)
+    # What 8-bit activations cost, against no rounding at all; llama.cpp's format does the same.
+    expected = exact.logits(TOKENS)
+    assert np.linalg.norm(got - expected) <= 4e-2 * np.linalg.norm(expected)
+
+
+def test_results_do_not_depend_on_threads_steps_or_batches(small_model):
+    expected = native_logits(small_model, threads=1)
+    np.testing.assert_array_equal(native_logits(small_model, threads=3), expected)
+    model = load(small_model).model
+    one_by_one = np.stack([model.forward(np.array([t], np.int32), i) for i, t in enumerate(TOKENS)])
+    np.testing.assert_array_equal(one_by_one, expected)
+
+
+def test_every_kernel_gives_the_same_logits(small_model):
+    from edge_nodes.native import _kernels
+
+    expected = native_logits(small_model, kernel="portable")
+    for kernel in _kernels.supported_kernels():
+        got = native_logits(small_model, kernel=kernel)
+        assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()
+
+
+def test_steps_outside_the_context_are_refused(small_model):
+    model = load(small_model, context_tokens=128).model
+    for tokens, first in [([1], 128), ([1] * 5, 125), ([1], -1), ([], 0), ([1] * 65, 0), ([10**6], 0), ([-1], 0)]:
+        with pytest.raises(IndexError):
+            model.forward(np.array(tokens, np.int32), first)
+
+
+def assert_bad(path, match):
+    with pytest.raises(LanguageError, match=match) as caught:
+        load(path)
+    assert caught.value.state is State.MODEL_BAD
+
+
+def test_unsupported_files_are_one_clear_error(make_model, tmp_path):
+    assert_bad(make_model(tmp_path / "a.gguf", arch="mamba"), "architecture.*mamba")
+    assert_bad(
+        make_model(tmp_path / "b.gguf", kinds={"ffn_up": "Q5_1"}), r"blk\.0\.ffn_up.*Q5_1.*expected one of F32|Q5_1"
+    )
+    assert_bad(make_model(tmp_path / "c.gguf", tokenizer="llama"), "tokenizer is not supported")
+    assert_bad(make_model(tmp_path / "d.gguf", drop=("blk.1.attn_v",)), r"missing tensors.*blk\.1\.attn_v")
+    assert_bad(make_model(tmp_path / "e.gguf", width=128), "wrong shape")
+
+
+def test_broken_files_are_one_clear_error(small_model, tmp_path):
+    content = small_model.read_bytes()
+    for size in (0, 3, 24, 300, 3000, 6000, len(content) // 2, len(content) - 40):
+        path = tmp_path / f"cut{size}.gguf"
+        path.write_bytes(content[:size])
+        assert_bad(path, "cut")
+    path = tmp_path / "noise.gguf"
+    path.write_bytes(np.random.default_rng(0).bytes(10000))
+    assert_bad(path, "noise")
+
+
+def test_missing_file_and_kernel():
+    with pytest.raises(ModelError, match="no model") as caught:
+        load("/nowhere/model.gguf")
+    assert caught.value.state is State.MODEL_MISSING
+
+
+def test_unknown_kernel(small_model):
+    with pytest.raises(LanguageError, match="no such kernel.*portable") as caught:
+        load(small_model, kernel="mmx")
+    assert caught.value.state is State.NO_DEVICE
