@@ -7,13 +7,17 @@ is farthest ahead (+x), column 0 farthest left (+y); the sensor is at the corner
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.grid import cell_index, moved
 from edge_nodes.perception.ground import Ground, GroundEstimator
+from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
 
 Codes = npt.NDArray[np.uint8]
 SLICES = 6
@@ -41,21 +45,6 @@ def slice_edges(config: BevConfig) -> npt.NDArray[np.float64]:
     """Return the five heights (m above ground) between the six slices."""
     low, high = config.min_height_m, config.max_height_m
     return low + (high - low) * np.array([0.0, 0.12, 0.32, 0.61, 1.0])
-
-
-def cell_index(xyz: npt.NDArray[np.float32], config: BevConfig) -> npt.NDArray[np.int32]:
-    """Return row * cells + column of each point (N, 3), cells * cells for points off the map."""
-    n, scale = config.cells, np.float32(1.0 / config.resolution_m)
-    middle = np.float32(n / 2)
-    row = middle - xyz[:, 0] * scale
-    column = middle - xyz[:, 1] * scale
-    inside = (row >= 0) & (row < n) & (column >= 0) & (column < n)
-    row[~inside] = 0
-    column[~inside] = 0
-    # int32 arithmetic would round halves of large floats: truncate each on its own.
-    index = row.astype(np.int32) * np.int32(n) + column.astype(np.int32)
-    index[~inside] = n * n
-    return index
 
 
 def bev_map(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> BevMap:
@@ -99,17 +88,19 @@ class BevHistory:
     """The newest map whole and the ones before it as two channels each, kept from scan to scan.
 
     Args:
-        config: grid, height band and history length.
+        config: grid, height band, history length, and whether older maps follow the robot's motion.
     """
 
     def __init__(self, config: BevConfig) -> None:
         self.config = config
         n = config.cells
         self._input = np.zeros((n, n, SLICES + 2 * (config.history - 1)), np.uint8)
+        self._older: deque[tuple[Codes, Motion2]] = deque(maxlen=config.history - 1)
         self._estimator = GroundEstimator(config.range_m)
+        self._odometry = ScanOdometry()
         self.ground = Ground()
+        self.motion = Motion2()
         self._stamp_ns: int | None = None
-        self._obstacle = np.zeros((n, n), np.uint8)
 
     @property
     def channels(self) -> int:
@@ -119,8 +110,9 @@ class BevHistory:
     def reset(self) -> None:
         """Start with empty maps, as after a gap in the stream."""
         self._input[:] = 0
-        self._obstacle[:] = 0
+        self._older.clear()
         self._estimator.reset()
+        self._odometry.reset()
         self._stamp_ns = None
 
     def push(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> Codes:
@@ -132,8 +124,8 @@ class BevHistory:
 
         Returns:
             (H, W, channels) uint8: the six slices of this scan, then obstacle and ground count of each older one,
-            newest first; channels last, as the networks run fastest. Older maps are not moved by the robot's own
-            motion. Valid until the next call.
+            newest first, in this scan's frame; channels last, as the networks run fastest. Valid until the next
+            call.
         """
         gap = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
         if gap < 0 or gap > self.config.max_gap_s * 1e9:
@@ -142,16 +134,23 @@ class BevHistory:
             self.ground = Ground(offset_m=-self.config.sensor_height_m)
         else:
             self.ground = self._estimator.estimate(xyz)
+        self.motion = Motion2()
+        if self.config.ego_motion == "scan":
+            self.motion = self._odometry.update(standing_points(xyz, self.ground, self.config), gap / 1e9)
         new = bev_map(xyz, self.ground, self.config)
-        if self._stamp_ns is not None and self.config.history > 1:
-            before = self._input[..., 0].copy()
-            # Moving all bytes by one map ages every cell's older maps at once; the channels that this spoils are
-            # the ones written next.
-            flat = self._input.reshape(-1)
-            flat[2:] = flat[:-2]
-            self._input[..., SLICES] = self._obstacle
-            self._input[..., SLICES + 1] = before
+        self._age(self.motion)
         self._input[..., :SLICES] = new.slices
-        self._obstacle = new.obstacle
+        self._older.appendleft((np.dstack([new.obstacle, new.slices[..., 0]]), Motion2()))
         self._stamp_ns = stamp_ns
         return self._input
+
+    def _age(self, motion: Motion2) -> None:
+        """Write the older maps as they lie after `motion`."""
+        for age in range(len(self._older)):
+            values, way = self._older[age]
+            way = way.then(motion)
+            self._older[age] = (values, way)
+            # Less than half a cell at the rim is no motion: standing robots' maps stay sharp.
+            if math.hypot(way.x, way.y) + abs(way.yaw) * self.config.range_m > 0.5 * self.config.resolution_m:
+                values = moved(values, way.x, way.y, way.yaw, self.config)
+            self._input[..., SLICES + 2 * age : SLICES + 2 * age + 2] = values

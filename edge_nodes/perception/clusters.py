@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from edge_nodes.perception.bev import cell_index
 from edge_nodes.perception.config import CLASSES, SceneConfig
+from edge_nodes.perception.grid import cell_index
 from edge_nodes.perception.ground import Ground
 
 WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle", "person", "obstacle"))

@@ -42,6 +42,12 @@ class BevConfig:
         minimum=0.0,
         maximum=10.0,
     )
+    ego_motion: str = parameter(
+        "scan",
+        "how older maps and tracks follow the robot's own motion: by matching scans, or not at all",
+        choices=("scan", "none"),
+        fixed=True,
+    )
     max_gap_s: float = parameter(
         1.0, "a longer gap between clouds, or a step back in time, starts the history anew", unit="s", minimum=0.1
     )

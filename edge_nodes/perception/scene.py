@@ -15,9 +15,10 @@ from edge_nodes.perception.config import CLASSES, SceneConfig
 from edge_nodes.perception.description import describe
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground, GroundEstimator
+from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
 from edge_nodes.perception.tracking import Track, Tracker
 
-_MISS_M = 1.2
+_MISS_M, _LEFT_OVER = 1.2, 0.25
 _DIRECTIONS = ("ahead", "left", "behind", "right")
 
 
@@ -33,7 +34,7 @@ class SceneObject:
         center_m: middle of its box.
         size_m: length, width, height.
         yaw_deg: heading of the length, from ahead; along the motion if it moves.
-        velocity_mps: x and y, as seen from the robot; zero if it cannot be told from standing.
+        velocity_mps: x and y, over ground; zero if it cannot be told from standing.
         confidence: 0..1.
         age_s: since it was first seen.
     """
@@ -108,6 +109,8 @@ class SceneBuilder:
         self.config = config
         self._ground = GroundEstimator(config.bev.range_m)
         self._tracker = Tracker(config)
+        self._odometry = ScanOdometry()
+        self._stamp_ns: int | None = None
 
     def configure(self, config: SceneConfig) -> None:
         """Take changed limits; tracks go on."""
@@ -145,8 +148,12 @@ class SceneBuilder:
                 )
         height = self.config.bev.sensor_height_m
         ground = Ground(offset_m=-height) if height > 0 else self._ground.estimate(xyz)
-        tracks = self._tracker.update(detect(labels, occupancy, xyz, ground, self.config), stamp_ns)
-        objects = sorted((_object(t, self.config) for t in tracks), key=lambda o: o.range_m)
+        found = detect(labels, occupancy, xyz, ground, self.config)
+        motion, speed = self._moved(xyz, ground, stamp_ns)
+        tracks = self._tracker.update(found, stamp_ns, motion)
+        # What is left of the robot's own motion must not make standing things move.
+        slow = self.config.moving_mps + _LEFT_OVER * speed
+        objects = sorted((_object(t, slow) for t in tracks), key=lambda o: o.range_m)
         objects = objects[: self.config.max_objects]
         free = free_distances(blocked(labels, occupancy, self.config), self.config)
         later = free_distances(forecast >= self.config.occupied + 0.25, self.config)
@@ -155,12 +162,23 @@ class SceneBuilder:
         text = describe(objects, free, walls, self.config)
         return SceneState(tuple(objects), free, walls, text, alarm)
 
+    def _moved(self, xyz: npt.NDArray[np.float32], ground: Ground, stamp_ns: int) -> tuple[Motion2, float]:
+        """Return the robot's motion since the last scan and its speed in m/s."""
+        gap_ns = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
+        self._stamp_ns = stamp_ns
+        if self.config.bev.ego_motion == "none":
+            return Motion2(), 0.0
+        if gap_ns < 0:
+            self._odometry.reset()
+        motion = self._odometry.update(standing_points(xyz, ground, self.config.bev), gap_ns / 1e9)
+        return motion, math.hypot(motion.x, motion.y) / max(gap_ns / 1e9, 1e-3)
 
-def _object(track: Track, config: SceneConfig) -> SceneObject:
+
+def _object(track: Track, slow_mps: float) -> SceneObject:
     d = track.detection
     x, y = float(track.state[0]), float(track.state[1])
     velocity = track.velocity
-    if math.hypot(*velocity) < config.moving_mps:
+    if math.hypot(*velocity) < slow_mps:
         velocity = (0.0, 0.0)
     yaw = d.yaw
     if velocity != (0.0, 0.0):

@@ -2,7 +2,7 @@
 """Tracks: the same thing from scan to scan, with a stable id and a speed.
 
 A Kalman filter of constant velocity each, detections assigned to tracks by least total distance (Hungarian method).
-Positions and velocities are in the sensor's frame: as seen from the robot, which may itself move.
+Positions are in the sensor's frame, velocities over ground along its axes, as far as the robot's motion is known.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from scipy.optimize import linear_sum_assignment
 
 from edge_nodes.perception.clusters import OBSTACLE, PERSON, VEHICLE, Detection
 from edge_nodes.perception.config import SceneConfig
+from edge_nodes.perception.odometry import Motion2
 
 # Standard deviations: acceleration in m/s2, position in m.
 _ACCELERATION = {PERSON: 1.5, VEHICLE: 3.0, OBSTACLE: 0.7}
 _POSITION = {PERSON: 0.12, VEHICLE: 0.3, OBSTACLE: 0.2}
 _MEMORY = 0.85
 _OTHER_CLASS_M = 0.6
+_STILL = Motion2()
 
 
 @dataclass
@@ -60,6 +62,13 @@ class Track:
         spread = math.sqrt(max(self.covariance[2, 2], self.covariance[3, 3]))
         return (float(vx), float(vy)) if math.hypot(vx, vy) > 2.0 * spread else (0.0, 0.0)
 
+    def follow(self, motion: Motion2) -> None:
+        """Move into the sensor's new frame after the robot has moved."""
+        c, s = math.cos(motion.yaw), math.sin(motion.yaw)
+        turn = np.kron(np.eye(2), np.array([[c, s], [-s, c]]))
+        self.state = turn @ (self.state - np.array([motion.x, motion.y, 0, 0]))
+        self.covariance = turn @ self.covariance @ turn.T
+
     def predict(self, seconds: float) -> None:
         """Move the state on by `seconds`."""
         move = np.eye(4)
@@ -94,12 +103,13 @@ class Tracker:
         self._next = 1
         self._time_ns: int | None = None
 
-    def update(self, detections: Sequence[Detection], time_ns: int) -> list[Track]:
+    def update(self, detections: Sequence[Detection], time_ns: int, motion: Motion2 = _STILL) -> list[Track]:
         """Take in one scan's detections; return the tracks seen in it often enough to be believed.
 
         Args:
             detections: of this scan.
             time_ns: its stamp; a step back in time drops all tracks.
+            motion: the sensor's since the last scan.
         """
         if self._time_ns is not None and time_ns < self._time_ns:
             self.tracks.clear()
@@ -107,6 +117,7 @@ class Tracker:
         self._time_ns = time_ns
         for track in self.tracks:
             track.predict(min(seconds, 1.0))
+            track.follow(motion)
         free = set(range(len(detections)))
         for row, column in self._pairs(detections):
             self.tracks[row].update(detections[column], time_ns)

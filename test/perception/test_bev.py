@@ -65,7 +65,7 @@ def test_points_at_the_far_border_stay_out():
 
 def test_history_equals_maps_made_anew():
     rng = np.random.default_rng(2)
-    config = dataclasses.replace(SMALL, sensor_height_m=1.0)
+    config = dataclasses.replace(SMALL, sensor_height_m=1.0, ego_motion="none")
     scans = [rng.uniform([-4, -4, -1.1], [4, 4, 2], (300, 3)).astype(np.float32) for _ in range(7)]
     history = BevHistory(config)
     for i, scan in enumerate(scans):

@@ -27,13 +27,13 @@ WHAT = {
 CARD = """# {title}
 
 {what} 16 bird's-eye-view maps in (36 channels: the newest scan as point counts in six slices of height above the
-ground, each older one as obstacle and ground counts), cells of {resolution} m, {parameters:,} parameters stored as
-float16. Architecture `{architecture}` in `edge_nodes/perception/networks.py`, after the Parallel Perception Network
-(arXiv 2412.18165); its code and weights were not used.
+ground, each older one as obstacle and ground counts, moved by the robot's motion as scan matching finds it), cells of
+{resolution} m, {parameters:,} parameters stored as float16. Architecture `{architecture}` in
+`edge_nodes/perception/networks.py`, after the Parallel Perception Network (arXiv 2412.18165); its code and weights
+were not used.
 
 - **Data:** {train} simulated sequences of 2 s (`train/perception`, seeds in `dataset.py`): streets, yards, corridors;
-  spinning sensors of 16 to 128 rings 0.3 to 2 m above the ground; standing and moving robots, older maps not moved by
-  the robot's motion. No recorded data.
+  spinning sensors of 16 to 128 rings 0.3 to 2 m above the ground; standing and moving robots. No recorded data.
 - **Training:** `python -m train.perception.dataset && python -m train.perception.train`, then
   `python -m train.perception.export`; CPU only.
 - **Held-out metric:** {samples} stamps of {test} other simulated sequences, printed by
@@ -42,8 +42,7 @@ float16. Architecture `{architecture}` in `edge_nodes/perception/networks.py`, a
 {table}
 
 - **Limits:** trained on simulated scenes only; no rain, no dust, no reflections, no Livox-like patterns, ground
-  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. A turning robot smears the older maps,
-  which costs accuracy. Real frames were looked at, not measured.
+  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. Real frames were looked at, not measured.
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
 
