@@ -34,7 +34,7 @@ def write_gguf(path, *, kinds=None, seed=0, tied=True, arch="llama", drop=(), **
     tokens = ["<|end|>", "<|im_start|>", "<|im_end|>", *alphabet, *(m.replace(" ", "") for m in merges)]
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(LAYERS)
-    writer.add_context_length(changes.get("context", 512))
+    writer.add_context_length(changes.get("context", 8192))
     writer.add_embedding_length(changes.get("width", WIDTH))
     writer.add_feed_forward_length(HIDDEN)
     writer.add_head_count(HEADS)

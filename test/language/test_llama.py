@@ -173,6 +173,6 @@ def test_missing_file_and_kernel():
 
 
 def test_unknown_kernel(small_model):
-    with pytest.raises(LanguageError, match="no such kernel.*portable") as caught:
+    with pytest.raises(LanguageError, match=r"no such kernel.*portable") as caught:
         load(small_model, kernel="mmx")
     assert caught.value.state is State.NO_DEVICE

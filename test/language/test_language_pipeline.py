@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline without ROS: questions in, tokens, reply and event out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+
+from edge_nodes import parameters
+from edge_nodes.errors import ModelError, State
+from edge_nodes.events import LANGUAGE
+from edge_nodes.language.config import LanguageConfig
+from edge_nodes.language.errors import LanguageError
+
+OUTPUTS = ("language/token", "language/reply", "language/event")
+SECOND = 1_000_000_000
+
+
+def message(content):
+    return SimpleNamespace(data=content if isinstance(content, str) else json.dumps(content))
+
+
+def scene(sequence=0, alarm=None, distance=3.2):
+    person = {"id": 1, "class": "person", "range_m": distance, "bearing_deg": 0.0, "center_m": [distance, 0, 0]}
+    person |= {"size_m": [0.5, 0.5, 1.7], "speed_mps": 0.0, "confidence": 0.9}
+    content = {"stamp_ns": 10 * SECOND, "sequence": sequence, "objects": [person], "text": "A person."}
+    return message(content | {"free_m": {"ahead": 3.0, "left": 9.0, "right": 9.0}, "alarm": alarm})
+
+
+def speech(kind, text, end_ns=11 * SECOND):
+    return message({"kind": kind, "text": text, "stamp_ns": 10 * SECOND, "start_ns": 0, "end_ns": end_ns})
+
+
+@pytest.fixture(scope="module")
+def loaded(small_model):
+    from edge_nodes.pipelines.language import LanguagePipeline
+
+    values = {"model": str(small_model), "threads": 2, "max_new_tokens": 12, "context_tokens": 2048}
+    pipeline = LanguagePipeline(parameters.replace(LanguageConfig(), values))
+    lines = []
+    pipeline.load(lines.append)
+    assert any("ready" in line for line in lines)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture
+def pipeline(loaded):
+    config = loaded.config
+    loaded._scene, loaded._narrated_alarm, loaded._narrated_s = None, "", float("-inf")
+    yield loaded
+    loaded.update(config)
+
+
+def ask(pipeline, topic, content, *, received_ns=12 * SECOND, wanted=OUTPUTS):
+    if pipeline.arrived(topic, content):
+        return None
+    outputs = list(pipeline.process(topic, content, received_ns=received_ns, wanted=wanted))
+    return {
+        "tokens": [o.fields["data"] for o in outputs if o.topic == "language/token"],
+        "replies": [o.fields["data"] for o in outputs if o.topic == "language/reply"],
+        "events": [json.loads(o.fields["data"]) for o in outputs if o.topic == "language/event"],
+    }
+
+
+def test_written_question(pipeline):
+    assert pipeline.arrived("scene/event", scene(sequence=41))
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    assert "".join(out["tokens"]).strip() == out["replies"][0]
+    event = out["events"][0]
+    jsonschema.validate(event, LANGUAGE)
+    assert event["kind"] == "reply"
+    assert event["request"] == {"source": "prompt", "text": "What do you see?"}
+    assert event["scene_sequence"] == 41
+    assert event["stamp_ns"] == 12 * SECOND
+    assert event["text"] == out["replies"][0]
+    assert {"queue", "prefill", "total"} <= set(event["latency_ms"])
+    assert event["tokens"]["cached"] > 0.8 * event["tokens"]["prompt"]
+    assert pipeline.status()["kernel"] == event["kernel"]
+
+
+def test_spoken_question_and_what_is_none(pipeline):
+    for kind, text in (("start", ""), ("partial", "what do"), ("final", "  ")):
+        assert ask(pipeline, "speech/event", speech(kind, text)) is None
+    out = ask(pipeline, "speech/event", speech("final", "what do you see"))
+    event = out["events"][0]
+    assert event["request"]["source"] == "speech"
+    assert event["scene_sequence"] is None
+    assert event["latency_ms"]["from_end_of_speech"] >= 1000.0  # received 1 s after the speech ended
+    assert event["stamp_ns"] == 10 * SECOND
+
+
+def test_answers_go_by_the_newest_scene(pipeline):
+    for number in range(5):
+        assert pipeline.arrived("scene/event", scene(number))
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    assert out["events"][0]["scene_sequence"] == 4
+
+
+def test_old_scene_is_not_used(pipeline):
+    pipeline.arrived("scene/event", scene())
+    pipeline._scene = (pipeline._scene[0], pipeline._scene[1] - 60.0)
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    assert out["events"][0]["scene_sequence"] is None
+
+
+def test_barge_in_stops_the_answer(pipeline):
+    run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
+    next(run)
+    assert pipeline.arrived("speech/event", speech("start", ""))
+    rest = list(run)
+    assert [o.topic for o in rest] == ["language/reply", "language/event"]
+    event = json.loads(rest[1].fields["data"])
+    jsonschema.validate(event, LANGUAGE)
+    assert (event["kind"], event["finish_reason"]) == ("cancelled", "cancelled")
+    assert ask(pipeline, "language/prompt", message("And now?"))["events"][0]["kind"] == "reply"
+
+
+def test_no_barge_in_when_switched_off(pipeline):
+    pipeline.update(parameters.replace(pipeline.config, {"barge_in": False}))
+    run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
+    next(run)
+    pipeline.arrived("speech/event", speech("start", ""))
+    assert json.loads(list(run)[-1].fields["data"])["kind"] == "reply"
+
+
+def test_alarms_are_narrated_once_and_not_too_often(pipeline):
+    alarm = {"text": "A person is close ahead.", "object": 1}
+    assert ask(pipeline, "scene/event", scene(0, alarm)) is None
+    pipeline.update(parameters.replace(pipeline.config, {"narrate": "alarms", "narrate_interval_s": 0.0}))
+    out = ask(pipeline, "scene/event", scene(1, alarm))
+    jsonschema.validate(out["events"][0], LANGUAGE)
+    assert out["events"][0]["kind"] == "narration"
+    assert out["events"][0]["request"]["text"] == alarm["text"]
+    assert ask(pipeline, "scene/event", scene(2, alarm)) is None
+    assert ask(pipeline, "scene/event", scene(3)) is None
+    assert ask(pipeline, "scene/event", scene(4, alarm)) is not None
+    pipeline.update(parameters.replace(pipeline.config, {"narrate": "alarms", "narrate_interval_s": 3600.0}))
+    assert ask(pipeline, "scene/event", scene(5)) is None
+    assert ask(pipeline, "scene/event", scene(6, alarm)) is None
+
+
+def test_only_what_is_wanted(pipeline):
+    out = ask(pipeline, "language/prompt", message("What?"), wanted=("language/reply",))
+    assert (len(out["tokens"]), len(out["replies"]), len(out["events"])) == (0, 1, 0)
+    before = pipeline.status()["answers"]
+    assert ask(pipeline, "language/prompt", message("What?"), wanted=()) == {"tokens": [], "replies": [], "events": []}
+    assert pipeline.status()["answers"] == before
+
+
+@pytest.mark.parametrize(
+    ("topic", "content"),
+    [
+        ("language/prompt", ""),
+        ("language/prompt", " \n"),
+        ("speech/event", "{"),
+        ("speech/event", "[]"),
+        ("speech/event", '{"kind": "final"}'),
+        ("scene/event", "nonsense"),
+        ("scene/event", '{"objects": []}'),
+        ("language/prompt", "word " * 5000),
+    ],
+)
+def test_malformed_messages_are_said_and_lose_nothing(pipeline, topic, content):
+    pipeline.arrived("scene/event", scene(9))
+    with pytest.raises(LanguageError) as caught:
+        ask(pipeline, topic, message(content))
+    assert caught.value.state is State.BAD_INPUT
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    assert out["events"][0]["scene_sequence"] == 9
+
+
+def test_missing_model():
+    from edge_nodes.pipelines.language import LanguagePipeline
+
+    pipeline = LanguagePipeline(parameters.replace(LanguageConfig(), {"model": "/nowhere.gguf"}))
+    with pytest.raises(ModelError) as caught:
+        pipeline.load(print)
+    assert caught.value.state is State.MODEL_MISSING
+    assert pipeline.status() == {}
+
+
+def test_template_is_changed_at_run_time(pipeline, tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text("### user\n{{ question }}\n")
+    changed = parameters.replace(pipeline.config, {"prompt.template": str(path)})
+    original = pipeline.config
+    pipeline.update(changed)
+    assert ask(pipeline, "language/prompt", message("What?"))["events"][0]["tokens"]["prompt"] < 40
+    with pytest.raises(LanguageError):
+        pipeline.update(parameters.replace(changed, {"prompt.template": "/nowhere"}))
+    pipeline.update(original)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time; begin = time.perf_counter(); import edge_nodes.language; "
+        "spent = time.perf_counter() - begin; import edge_nodes.language.config; "
+        "edge_nodes.language.load; import edge_nodes.pipelines.language, edge_nodes.language.gguf_file; "
+        "print(spent, 'torch' in sys.modules, 'rclpy' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    spent, torch, rclpy = out.stdout.split()
+    assert float(spent) < 0.3
+    assert (torch, rclpy) == ("False", "False")
+
+
+def test_real_model_answers_from_the_scene(smollm2):
+    from edge_nodes.language import PromptComposer, Scene
+
+    composer = PromptComposer()
+    for distance in (3.2, 8.5):
+        found = Scene.from_json(scene(distance=distance).data)
+        for question, word in [("Is there a person near you?", "person"), ("What do you see ahead?", "person")]:
+            run = smollm2.generate(smollm2.tokenizer.chat(composer.compose(question, found)), stop=("\n",))
+            text = "".join(t.text for t in run)
+            assert word in text, text
+            assert str(distance) in text, text
