@@ -73,6 +73,8 @@ setup(
         "rich>=13",
         "psutil>=6",
         "honcho>=2,<3",
+        "mcap>=1.6,<2",
+        "zstandard>=0.22",
         "matplotlib>=3.8",
         "soundfile>=0.13",
         "sounddevice>=0.5",

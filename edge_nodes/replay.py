@@ -159,6 +159,9 @@ def replay(
     with BagReader(bag) as reader:
         mapping = map_topics(reader.topics, topics or {})
         running = Graph(tuple(mapping.values()), parts=parts, config=config, overrides=overrides)
+        # A recorded output would stand beside the new one.
+        made = {topic for node in running.nodes for topic in node.outputs}
+        mapping = {name: topic for name, topic in mapping.items() if topic not in made}
         begin = time.perf_counter()
         running.load(progress)
         loaded = time.perf_counter()

@@ -21,7 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench_app = typer.Typer(help="Measure; the numbers come as JSON.", no_args_is_help=True)
-eval_app = typer.Typer(help="Score the models on held-out data.", no_args_is_help=True)
 models_app = typer.Typer(help="Models: what is there, and installing more.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")

@@ -23,7 +23,7 @@ from edge_nodes.cli.demo import language_model
 from edge_nodes.cli.demo import show as show_nodes
 from edge_nodes.cli.report import machine
 
-QUICK_S = 12.0
+QUICK_S = 10.5
 CLOUD_POINTS = 120_000
 SCAN_HZ = 10.0
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}

@@ -31,6 +31,7 @@ ACCENT = {
 }
 KIND = {"vehicle": "#3c82dc", "person": "#f05a3c", "wall": "#96704f", "obstacle": "#c9a227"}
 TARGET_MS = 150.0
+CHARACTERS_S = 7.0
 _STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -53,7 +54,7 @@ def moment(at: Any) -> str:
         at: a `report.Moment`.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(18, 4.3), dpi=90, layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(18, 3.75), dpi=90, layout="constrained", facecolor=PAPER)
         axes = figure.subplots(1, 5)
         xyz = decode(at.cloud).xyz
         config = BevConfig()
@@ -117,8 +118,9 @@ def timeline(
         far.set_ylim(bottom=0)
         if far.get_legend_handles_labels()[0]:
             far.legend(loc="upper right", frameon=False, ncols=2)
-        for exchange in talk:
-            _spoken(talk_axis, exchange, start_ns)
+        begins = [(e.heard["start_ns"] - start_ns) / 1e9 for e in talk]
+        for exchange, until in zip(talk, [*begins[1:], math.inf], strict=True):
+            _spoken(talk_axis, exchange, start_ns, until)
         talk_axis.set_yticks((0, 1), ("robot", "person"))
         talk_axis.set_ylim(-0.6, 2.0)
         talk_axis.set_xlim(0, (end_ns - start_ns) / 1e9 + 2)
@@ -152,7 +154,7 @@ def latency(measurements: Mapping[str, Any]) -> str:
         return _uri(figure)
 
 
-def _spoken(axis: Any, exchange: Any, start_ns: int) -> None:
+def _spoken(axis: Any, exchange: Any, start_ns: int, until_s: float) -> None:
     heard = exchange.heard
     begin, end = ((heard[key] - start_ns) / 1e9 for key in ("start_ns", "end_ns"))
     axis.barh(1, end - begin, left=begin, height=0.7, color=ACCENT["speech"])
@@ -161,8 +163,9 @@ def _spoken(axis: Any, exchange: Any, start_ns: int) -> None:
         told = (exchange.answer["recorded_ns"] - start_ns) / 1e9
         took = exchange.answer["latency_ms"].get("total", exchange.answer["latency_ms"].get("total_ms", 300.0)) / 1e3
         axis.barh(0, took, left=told - took, height=0.7, color=ACCENT["answer"])
-        text = exchange.answer["text"]
-        axis.annotate(text if len(text) < 52 else text[:50] + " ...", (told + 0.15, 0), va="center", fontsize=8)
+        text, room = exchange.answer["text"], int(min(until_s - told + 1.0, 6.0) * CHARACTERS_S)
+        text = text if len(text) <= room else text[:room].rstrip() + " ..."
+        axis.annotate(text, (told + 0.15, 0), va="center", fontsize=8, annotation_clip=False)
 
 
 def _scan(axis: Any, xyz: npt.NDArray[np.float32], height: npt.NDArray[np.float32], reach: float) -> None:

@@ -139,7 +139,9 @@ def merge(bag: Path, recording: Path) -> None:
     """Add what was played to the recording of what came of it."""
     writer = BagWriter(recording, chunk_bytes=CHUNK_BYTES, compressor=long_window(1))
     with BagReader(bag) as played, BagReader(recording) as recorded, writer:
-        for message in heapq.merge(played.messages(), recorded.messages(), key=lambda m: m.time_ns):
+        missing = [name for name in played.topics if name not in recorded.topics]
+        inputs = played.messages(missing) if missing else iter(())
+        for message in heapq.merge(inputs, recorded.messages(), key=lambda m: m.time_ns):
             writer.write(message.topic, message.type, message.time_ns, message.data)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from rich.text import Text
 
 SCENE_PAUSE_S = 1.5
 ALARM_PAUSE_S = 5.0
+PROGRESS_PAUSE_S = 1.0
 SHOWN = 4
 MOVES_MPS = 0.4
+_UP = re.compile(r"^(\w+): activate done")
 _NUMBER = re.compile(r"[\d.]+")
 _STYLES = {"sees": "cyan", "alarm": "bold red", "hears": "dim", "heard": "bold yellow", "says": "bold green"}
 LEVELS = {"WARN": "yellow", "ERROR": "bold red", "FATAL": "bold red"}
@@ -37,6 +40,7 @@ class Timeline:
         self._scene: tuple[tuple[str, ...], float] = ((), -SCENE_PAUSE_S)
         self._alarm = ("", -ALARM_PAUSE_S)
         self._partial = ""
+        self._progress_s = 0.0
         self.counts = {"answers": 0}
 
     def handle(self, event: dict[str, Any]) -> None:
@@ -54,7 +58,18 @@ class Timeline:
         if level in LEVELS:
             self._note(f"{node}: {text}", LEVELS[level])
         elif not self._playing:
+            self._loading(node, text)
+
+    def _loading(self, node: str, text: str) -> None:
+        """Show progress, but not every line of six nodes that load side by side."""
+        now = time.monotonic()
+        if up := _UP.match(text):
+            self._note(f"{up[1]} is up", "dim")
+        elif node != "lifecycle_manager" and now - self._progress_s >= PROGRESS_PAUSE_S:
             self._note(f"{node}: {text}", "dim")
+        else:
+            return
+        self._progress_s = now
 
     def _on_node(self, name: str, level: int, text: str, state: str) -> None:
         if level and self._playing:
