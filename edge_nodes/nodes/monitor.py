@@ -40,6 +40,7 @@ from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.messages import message_type
 
 CLOCK_WINDOW = 200
+STANDS_NS = 500_000
 NODES_PACKAGE = "edge_nodes.nodes."
 QUIET_S = 1.0
 START_TIMEOUT_S = 180.0
@@ -65,8 +66,8 @@ class SimClock:
 
     def tick(self, clock_ns: int, arrived_ns: int) -> None:
         """Take a tick and the monotonic time of its arrival."""
-        if clock_ns <= self._last_ns:
-            self._offsets.clear()  # the clock stands: the bag is about to begin
+        if clock_ns - self._last_ns < STANDS_NS:
+            self._offsets.clear()  # the bag is about to begin, or begins just now
         self._last_ns = clock_ns
         self._offsets.append(arrived_ns - clock_ns)
 
