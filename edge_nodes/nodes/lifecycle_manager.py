@@ -27,7 +27,7 @@ from edge_nodes.errors import ParameterError
 from edge_nodes.nodes.base import run
 from edge_nodes.nodes.config import LifecycleManagerConfig
 
-TICK_S = 0.05
+TICK_S = 0.1
 QUESTION_S = 1.0
 _CONFIGURE, _ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 _DEACTIVATE, _CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP

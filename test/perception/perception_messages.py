@@ -32,7 +32,7 @@ def cloud_message(points, fields=(("x", "f4"), ("y", "f4"), ("z", "f4"), ("inten
     rows = np.zeros(shape, record)
     for i, (name, _) in enumerate(fields):
         with np.errstate(invalid="ignore"):
-            rows[name] = points.reshape(*shape, len(fields))[..., i]
+            rows[name] = points.reshape(*shape, points.shape[-1])[..., i]
     pad = options.get("row_pad", 0)
     data = np.zeros((shape[0], shape[1] * step + pad), np.uint8)
     data[:, : shape[1] * step] = rows.view(np.uint8).reshape(shape[0], -1)
