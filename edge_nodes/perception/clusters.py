@@ -78,6 +78,8 @@ def detect(
     inside = (height > config.bev.min_height_m) & (height < 4.0)
     of_point, height, z = of_point[hit][inside], height[inside], xyz[hit, 2][inside]
     points = np.bincount(of_point, minlength=count + 1)
+    # Above a head there is nothing up to the ceiling; a pole goes on.
+    above = np.bincount(of_point[(height > 2.0) & (height < 2.4)], minlength=count + 1)
     top, foot = np.zeros(count + 1, np.float32), np.full(count + 1, np.inf, np.float32)
     np.maximum.at(top, of_point, height)
     np.minimum.at(foot, of_point, z - height)
@@ -87,7 +89,7 @@ def detect(
             continue
         rows, columns = np.nonzero(groups[window] == group)
         rows, columns = rows + window[0].start, columns + window[1].start
-        sizes = (float(top[group]), float(foot[group]), int(points[group]))
+        sizes = (float(top[group]), float(foot[group]), int(points[group]), int(above[group]))
         found.append(_detection(rows, columns, labels, occupancy, sizes, config))
     return sorted(found, key=lambda d: d.near_m)
 
@@ -148,7 +150,7 @@ def _detection(
     columns: npt.NDArray[np.intp],
     labels: npt.NDArray[np.uint8],
     occupancy: npt.NDArray[np.float32],
-    sizes: tuple[float, float, int],
+    sizes: tuple[float, float, int, int],
     config: SceneConfig,
 ) -> Detection:
     half, res = config.bev.cells / 2, config.bev.resolution_m
@@ -157,8 +159,10 @@ def _detection(
     kinds = labels[rows, columns]
     label = max(_VOTE, key=lambda k: _VOTE[k] * int((kinds == k).sum()))
     height = round(sizes[0], 2)
-    if (label == VEHICLE and (length < 1.2 or height < 0.6)) or (label == PERSON and (length > 3.0 or height < 0.5)):
+    if not _plausible(label, length, height, sizes[2], sizes[3]):
         label = OBSTACLE
+    if label == PERSON:
+        height = min(height, 2.0)
     return Detection(
         label=label,
         x=cx,
@@ -172,6 +176,17 @@ def _detection(
         confidence=float(occupancy[rows, columns].mean()),
         points=sizes[2],
     )
+
+
+def _plausible(label: int, length: float, height: float, points: int, above: int) -> bool:
+    """Return whether a vehicle or a person may have these sizes (m), points, and points 2.0 to 2.4 m high."""
+    if label == VEHICLE:
+        return length >= 1.2 and height >= 0.6
+    if label == PERSON:
+        # Few points may all have missed the head.
+        low = 0.9 if points >= 20 else 0.5
+        return length <= 3.0 and height >= low and above < max(2, 0.04 * points)
+    return True
 
 
 def box(

@@ -17,12 +17,12 @@ from edge_nodes.perception.ground import Ground
 Points = npt.NDArray[np.float64]
 # Reach of a match (m), scale of its robust weight (m), iterations.
 _STEPS = ((1.2, 0.2, 4), (0.5, 0.06, 6))
-_LEAST, _MOST = 40, 700
+_LEAST, _MOST = 40, 500
 _WIDE_M, _MAX_M, _MAX_RAD = 3.0, 3.0, 0.5
 
 
 def standing_points(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> Points:
-    """Return the middle (x, y) of each cell's points higher than 0.3 m, (M, 2), of 700 cells at most.
+    """Return the middle (x, y) of each cell's points higher than 0.3 m, (M, 2), of 500 cells at most.
 
     Args:
         xyz: (N, 3) float32, m.
@@ -88,9 +88,8 @@ class ScanOdometry:
             # First guess: it goes on as it did, or it stands; what fits better is kept.
             guesses = [np.zeros(3)]
             if np.abs(self._speed * seconds).max() > 0.05:
-                guesses.insert(0, self._speed * seconds)
-            found = min((self._match(points, guess) for guess in guesses), key=lambda pair: pair[1])
-            motion = _checked(*found)
+                guesses.append(self._speed * seconds)
+            motion = _checked(*self._match(points, min(guesses, key=lambda g: self._apart(points, g))))
             self._speed = np.array(motion[:3]) / seconds if motion.trusted else np.zeros(3)
         self._remember(points)
         return motion
@@ -111,6 +110,12 @@ class ScanOdometry:
         trace = np.trace(spread, axis1=1, axis2=2) + 1e-6
         self._information = 1.002 * np.eye(2) - spread / trace[:, None, None]
 
+    def _apart(self, points: Points, pose: npt.NDArray[np.float64]) -> float:
+        """Return how far the scans are apart at `pose`, from every fourth point."""
+        assert self._tree is not None
+        distance, _ = self._tree.query(_placed(points[::4], pose), distance_upper_bound=_STEPS[0][0])
+        return float(np.minimum(distance, _STEPS[0][0]).mean())
+
     def _match(self, points: Points, guess: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
         """Return (x, y, yaw) and the mean squared distance, large where scans do not overlap."""
         assert self._tree is not None
@@ -118,8 +123,7 @@ class ScanOdometry:
         cost = math.inf
         for reach, scale, times in _STEPS:
             for _ in range(times):
-                c, s = math.cos(pose[2]), math.sin(pose[2])
-                moved = points @ np.array([[c, s], [-s, c]]) + pose[:2]
+                moved = _placed(points, pose)
                 distance, index = self._tree.query(moved, distance_upper_bound=reach)
                 ok = index < len(self._points)
                 if ok.sum() < _LEAST:
@@ -136,9 +140,15 @@ class ScanOdometry:
                 step = np.linalg.solve(normal, -np.einsum("naj,nj->a", half, rest))
                 pose += step
                 cost = float(np.minimum(distance, reach).mean()) / reach
-                if np.abs(step).max() < 1e-3:
+                if np.abs(step).max() < 2e-3:
                     break
         return pose, cost
+
+
+def _placed(points: Points, pose: npt.NDArray[np.float64]) -> Points:
+    c, s = math.cos(pose[2]), math.sin(pose[2])
+    out: Points = points @ np.array([[c, s], [-s, c]]) + pose[:2]
+    return out
 
 
 def _checked(pose: npt.NDArray[np.float64], cost: float) -> Motion2:

@@ -140,6 +140,14 @@ def test_specks_and_hollow_ghosts_are_left_out():
     assert detect(world.labels, world.occupancy, world.xyz, Ground(offset_m=-1.0), CONFIG) == []
 
 
+def test_poles_and_benches_are_no_persons_whatever_the_network_says():
+    world = World().add(PERSON, 6, 3, height=3.5).add(PERSON, 6, -3, height=0.7).add(PERSON, 6, 0, height=1.7)
+    ceiling = np.array([[6.0 + dx, 0.0, 1.6] for dx in (-0.1, 0.0, 0.1)])
+    world.points.append(ceiling)
+    found = detect(world.labels, world.occupancy, world.xyz, Ground(offset_m=-1.0), CONFIG)
+    assert {round(d.y): d.label for d in found} == {3: 5, -3: 5, 0: PERSON}
+
+
 def test_maps_of_another_size_are_refused():
     world = World()
     with pytest.raises(PerceptionError, match="wrong size"):
