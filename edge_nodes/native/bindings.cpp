@@ -29,10 +29,14 @@ Source source_of(const std::string& type) {
 size_t row_bytes_of(Source source, int cols) {
   const size_t groups = size_t(cols) / kGroup;
   switch (source) {
-    case Source::q4_0: return groups * 18;
-    case Source::q4_1: return groups * 20;
-    case Source::q8_0: return groups * 34;
-    default: return size_t(cols) * sizeof(float);
+    case Source::q4_0:
+      return groups * 18;
+    case Source::q4_1:
+      return groups * 20;
+    case Source::q8_0:
+      return groups * 34;
+    default:
+      return size_t(cols) * sizeof(float);
   }
 }
 
@@ -47,7 +51,8 @@ struct Rows {
 Rows check_rows(const std::string& type, const Array<uint8_t>& data, int cols) {
   const Source source = source_of(type);
   if (data.ndim() != 2 || cols < 1) throw std::invalid_argument("weights must be bytes of shape (rows, row bytes)");
-  if (source != Source::f32 && cols % kGroup) throw std::invalid_argument(type + " rows must be a multiple of 32 weights");
+  if (source != Source::f32 && cols % kGroup)
+    throw std::invalid_argument(type + " rows must be a multiple of 32 weights");
   const size_t want = row_bytes_of(source, cols);
   if (size_t(data.shape(1)) != want)
     throw std::invalid_argument(type + " rows of " + std::to_string(cols) + " weights take " + std::to_string(want) +
@@ -55,8 +60,8 @@ Rows check_rows(const std::string& type, const Array<uint8_t>& data, int cols) {
   return {source, data.data(), want, int(data.shape(0)), cols};
 }
 
-Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array<float>& scale, const std::string& kernel,
-                            int threads) {
+Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array<float>& scale,
+                            const std::string& kernel, int threads) {
   const Kernels& k = select_kernels(kernel);
   const int groups = w.groups, n = int(q.shape(0)), stride = w.tiles * kTile;
   if (q.ndim() != 2 || q.shape(1) != groups * kGroup || scale.ndim() != 2 || scale.shape(0) != n ||
@@ -75,12 +80,14 @@ Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array
     }
     Activations x{groups, const_cast<int8_t*>(q.data()), const_cast<float*>(scale.data()), sums.data(), scaled.data()};
     Pool pool(threads);
-    Buffer<uint8_t> scratch(size_t(groups) * 1024 * threads);
+    const size_t scratch_size = size_t(groups) * kScratch;
+    Buffer<uint8_t> scratch(scratch_size * threads);
     pool.run(w.tiles, [&](int tile, int thread) {
-      k.multiply(w, tile, tile + 1, x, n, y.data(), stride, false, scratch.data() + size_t(groups) * 1024 * thread);
+      k.multiply(w, tile, tile + 1, x, n, y.data(), stride, false, scratch.data() + scratch_size * thread);
     });
   }
-  for (int t = 0; t < n; ++t) std::copy_n(y.data() + size_t(t) * stride, w.rows, out.mutable_data() + size_t(t) * w.rows);
+  for (int t = 0; t < n; ++t)
+    std::copy_n(y.data() + size_t(t) * stride, w.rows, out.mutable_data() + size_t(t) * w.rows);
   return out;
 }
 
@@ -91,7 +98,8 @@ py::tuple quantise(const Array<float>& x, const std::string& kernel) {
   Array<int8_t> q({n, cols});
   Array<float> scale({n, groups}), scaled({n, groups});
   Array<int32_t> sum({n, groups});
-  k.quantise(x.data(), int(n * groups), q.mutable_data(), scale.mutable_data(), sum.mutable_data(), scaled.mutable_data());
+  k.quantise(x.data(), int(n * groups), q.mutable_data(), scale.mutable_data(), sum.mutable_data(),
+             scaled.mutable_data());
   return py::make_tuple(q, scale, sum);
 }
 
@@ -121,11 +129,14 @@ Array<float> forward(Model& model, const Array<int32_t>& tokens, int first, bool
 
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Low-bit matrix kernels and the Llama decoder step.";
-  m.def("supported_kernels", [] {
-    std::vector<std::string> names;
-    for (const Kernels* k : supported_kernels()) names.push_back(k->name);
-    return names;
-  }, "Names of the kernels this processor can run, fastest first.");
+  m.def(
+      "supported_kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const Kernels* k : supported_kernels()) names.push_back(k->name);
+        return names;
+      },
+      "Names of the kernels this processor can run, fastest first.");
   m.def("quantise", &quantise, py::arg("x"), py::arg("kernel") = "auto",
         "float32 (n, k) -> int8 codes (n, k), float32 scales and int32 sums (n, k / 32).");
   m.def("statistics", &statistics, py::arg("logits"), py::arg("kernel") = "auto",
@@ -137,39 +148,54 @@ PYBIND11_MODULE(_kernels, m) {
              auto matrix = std::make_unique<Matrix>();
              matrix->pack(r.source, r.data, r.row_bytes, r.rows, r.cols);
              return matrix;
-           }), py::arg("type"), py::arg("data"), py::arg("cols"))
+           }),
+           py::arg("type"), py::arg("data"), py::arg("cols"))
       .def_readonly("rows", &Matrix::rows)
       .def_readonly("cols", &Matrix::cols)
       .def_property_readonly("bytes", &Matrix::bytes)
-      .def("to_float", [](const Matrix& w) {
-             Array<float> out({w.rows, w.groups * kGroup});
-             for (int r = 0; r < w.rows; ++r) w.row(r, out.mutable_data() + size_t(r) * w.groups * kGroup);
-             return out;
-           }, "float32 (rows, columns rounded up to 32).")
-      .def("multiply", &multiply_codes, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto", py::arg("threads") = 1,
-           "int8 (n, k) and float32 (n, k / 32) -> float32 (n, rows).");
+      .def(
+          "to_float",
+          [](const Matrix& w) {
+            Array<float> out({w.rows, w.groups * kGroup});
+            for (int r = 0; r < w.rows; ++r) w.row(r, out.mutable_data() + size_t(r) * w.groups * kGroup);
+            return out;
+          },
+          "float32 (rows, columns rounded up to 32).")
+      .def("multiply", &multiply_codes, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto",
+           py::arg("threads") = 1, "int8 (n, k) and float32 (n, k / 32) -> float32 (n, rows).");
 
   py::class_<Model>(m, "Model", "A Llama decoder; not thread-safe.")
-      .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim, int rope_dim,
-                       int context, int batch, int threads, float epsilon, const std::string& kernel) {
-             ModelConfig c{vocabulary, width, hidden, layers, heads, kv_heads, head_dim, rope_dim,
-                           context, batch, threads, epsilon, kernel};
+      .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
+                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel) {
+             ModelConfig c{vocabulary, width,   hidden, layers,  heads,   kv_heads, head_dim,
+                           rope_dim,   context, batch,  threads, epsilon, kernel};
              return std::make_unique<Model>(c);
-           }), py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"), py::arg("heads"),
-           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"), py::arg("batch"),
-           py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto")
-      .def("set_matrix", [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols) {
-             const Rows r = check_rows(type, data, cols);
-             py::gil_scoped_release release;
-             return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols);
-           }, py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"))
-      .def("set_vector", [](Model& model, const std::string& name, const Array<float>& data) {
-             return model.set_vector(name, data.data(), int(data.size()));
-           }, py::arg("name"), py::arg("data"))
-      .def("set_rope", [](Model& model, const Array<float>& frequencies) {
-             if (frequencies.size() != model.config().rope_dim / 2) throw std::invalid_argument("expected rope_dim / 2 values");
-             model.set_rope(frequencies.data());
-           }, py::arg("frequencies"))
+           }),
+           py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
+           py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
+           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto")
+      .def(
+          "set_matrix",
+          [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols) {
+            const Rows r = check_rows(type, data, cols);
+            py::gil_scoped_release release;
+            return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols);
+          },
+          py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"))
+      .def(
+          "set_vector",
+          [](Model& model, const std::string& name, const Array<float>& data) {
+            return model.set_vector(name, data.data(), int(data.size()));
+          },
+          py::arg("name"), py::arg("data"))
+      .def(
+          "set_rope",
+          [](Model& model, const Array<float>& frequencies) {
+            if (frequencies.size() != model.config().rope_dim / 2)
+              throw std::invalid_argument("expected rope_dim / 2 values");
+            model.set_rope(frequencies.data());
+          },
+          py::arg("frequencies"))
       .def("missing", &Model::missing)
       .def("forward", &forward, py::arg("tokens"), py::arg("first"), py::arg("all") = false,
            "int32 (n,) at positions first.. -> float32 logits (vocabulary,), or (n, vocabulary) if `all`.")

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Float kernels, written once in vector extensions; each kernels_*.cpp includes this inside its own namespace and
-// under its own target, so include no header and define nothing with external linkage here.
+// under its own target, so include no header and define nothing with external linkage here. The includer defines
+// kFloats, the floats of one register: compilers take wider vectors apart lane by lane.
 
-typedef float Vec __attribute__((vector_size(64)));
-typedef float VecAny __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t IntVec __attribute__((vector_size(64)));
+typedef float Vec __attribute__((vector_size(4 * kFloats)));
+typedef float VecAny __attribute__((vector_size(4 * kFloats), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(4 * kFloats)));
 #define EDGE_INLINE static inline __attribute__((always_inline))
 
 EDGE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAny*>(p); }
@@ -13,16 +14,16 @@ EDGE_INLINE Vec splat(float x) { return x - Vec{}; }
 EDGE_INLINE Vec larger(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
 EDGE_INLINE float sum_lanes(const Vec& v) {
-  float s[kLanes];
+  float s[kFloats];
   store(s, v);
-  for (int step = 8; step; step /= 2)
+  for (int step = kFloats / 2; step; step /= 2)
     for (int i = 0; i < step; ++i) s[i] += s[i + step];
   return s[0];
 }
 
 EDGE_INLINE float max_lanes(const Vec& v) {
   float m = v[0];
-  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  for (int i = 1; i < kFloats; ++i) m = v[i] > m ? v[i] : m;
   return m;
 }
 
@@ -51,12 +52,9 @@ EDGE_INLINE Vec exponential(const Vec& value) {
 
 static void quantise(const float* x, int groups, int8_t* q, float* scale, int32_t* sum, float* scaled_sum) {
   for (int g = 0; g < groups; ++g, x += kGroup, q += kGroup) {
-    float largest = 0.0f;
-    for (int i = 0; i < kGroup; i += kLanes) {
-      const Vec v = load(x + i);
-      const float m = max_lanes(v < 0.0f ? -v : v);
-      largest = m > largest ? m : largest;
-    }
+    Vec most{};
+    for (int i = 0; i < kGroup; i += kFloats) most = larger(most, larger(load(x + i), -load(x + i)));
+    const float largest = max_lanes(most);
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
     int total = 0;
     for (int i = 0; i < kGroup; ++i) {
@@ -72,13 +70,13 @@ static void quantise(const float* x, int groups, int8_t* q, float* scale, int32_
 
 static void rms_norm(const float* x, const float* weight, int n, int padded, float eps, float* y) {
   Vec squares{};
-  for (int i = 0; i < padded; i += kLanes) squares += load(x + i) * load(x + i);
+  for (int i = 0; i < padded; i += kFloats) squares += load(x + i) * load(x + i);
   const float r = 1.0f / __builtin_sqrtf(sum_lanes(squares) / float(n) + eps);
-  for (int i = 0; i < padded; i += kLanes) store(y + i, load(x + i) * r * load(weight + i));
+  for (int i = 0; i < padded; i += kFloats) store(y + i, load(x + i) * r * load(weight + i));
 }
 
 static void swiglu(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; i += kLanes) {
+  for (int i = 0; i < n; i += kFloats) {
     const Vec g = load(gate + i);
     store(y + i, g / (1.0f + exponential(-g)) * load(up + i));
   }
@@ -86,14 +84,16 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
 
 template <int Rows>
 EDGE_INLINE void score_block(const float* const* q, int dim, const float* keys, float* scores, int stride) {
-  Vec acc[Rows] = {};
-  for (int d = 0; d < dim; ++d) {
-    const Vec k = load(keys + d * kKeyBlock);
+  for (int part = 0; part < kKeyBlock; part += kFloats) {
+    Vec acc[Rows] = {};
+    for (int d = 0; d < dim; ++d) {
+      const Vec k = load(keys + d * kKeyBlock + part);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) acc[r] += k * q[r][d];
+      for (int r = 0; r < Rows; ++r) acc[r] += k * q[r][d];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) store(scores + r * stride + part, acc[r]);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) store(scores + r * stride, acc[r]);
 }
 
 template <int Rows>
@@ -107,11 +107,11 @@ EDGE_INLINE void score_rows(const Attention& a, int row, int blocks, int stride)
 
 template <int Rows>
 EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
-  for (int d = 0; d < a.head_dim; d += 2 * kLanes) {
+  for (int d = 0; d < a.head_dim; d += 2 * kFloats) {
     Vec acc0[Rows] = {}, acc1[Rows] = {};
     for (int k = 0; k < keys; ++k) {
       const float* v = a.values + size_t(k) * a.head_dim + d;
-      const Vec v0 = load(v), v1 = load(v + kLanes);
+      const Vec v0 = load(v), v1 = load(v + kFloats);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         const float p = a.scores[(row + r) * stride + k];
@@ -122,7 +122,7 @@ EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
     for (int r = 0; r < Rows; ++r) {
       float* out = a.out + a.row(row + r);
       store(out + d, acc0[r]);
-      store(out + d + kLanes, acc1[r]);
+      store(out + d + kFloats, acc1[r]);
     }
   }
 }
@@ -131,16 +131,16 @@ EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
 EDGE_INLINE void softmax(float* s, int keys, int stride) {
   Vec best = splat(s[0]);
   for (int i = keys; i < stride; ++i) s[i] = -1e30f;
-  for (int i = 0; i < stride; i += kLanes) best = larger(best, load(s + i));
+  for (int i = 0; i < stride; i += kFloats) best = larger(best, load(s + i));
   const float top = max_lanes(best);
   Vec total{};
-  for (int i = 0; i < stride; i += kLanes) {
+  for (int i = 0; i < stride; i += kFloats) {
     const Vec e = exponential(load(s + i) - top);
     total += e;
     store(s + i, e);
   }
   const float inverse = 1.0f / sum_lanes(total);
-  for (int i = 0; i < stride; i += kLanes) store(s + i, load(s + i) * inverse);
+  for (int i = 0; i < stride; i += kFloats) store(s + i, load(s + i) * inverse);
 }
 
 static void attend(const Attention& a) {
@@ -164,7 +164,7 @@ static Statistics statistics(const float* logits, int n) {
   const float top = logits[best];
   double total = 0.0, weighted = 0.0;
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  for (; i + kFloats <= n; i += kFloats) {
     const Vec x = load(logits + i) - top, e = exponential(x);
     total += sum_lanes(e);
     weighted += sum_lanes(e * larger(x, splat(-1e4f)));

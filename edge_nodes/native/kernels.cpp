@@ -91,10 +91,14 @@ Block read_f32(const uint8_t* p, int count) {
 
 Block read_block(Source source, const uint8_t* row, int group, int cols) {
   switch (source) {
-    case Source::q4_0: return read_q4_0(row + size_t(group) * 18);
-    case Source::q4_1: return read_q4_1(row + size_t(group) * 20);
-    case Source::q8_0: return read_q8_0(row + size_t(group) * 34);
-    default: break;
+    case Source::q4_0:
+      return read_q4_0(row + size_t(group) * 18);
+    case Source::q4_1:
+      return read_q4_1(row + size_t(group) * 20);
+    case Source::q8_0:
+      return read_q8_0(row + size_t(group) * 34);
+    default:
+      break;
   }
   return read_f32(row + size_t(group) * kGroup * sizeof(float), std::min(kGroup, cols - group * kGroup));
 }
@@ -146,7 +150,8 @@ void Matrix::row(int r, float* out) const {
     const float scale = half_to_float(scales[block * kTile + r % kTile]);
     const float min = has_min ? half_to_float(mins[block * kTile + r % kTile]) : 0.0f;
     for (int k = 0; k < kGroup; ++k)
-      out[g * kGroup + k] = scale * float(read_code(codes.data() + block * group_bytes(), bits, r % kTile, k) - zero) + min;
+      out[g * kGroup + k] =
+          scale * float(read_code(codes.data() + block * group_bytes(), bits, r % kTile, k) - zero) + min;
   }
 }
 

@@ -18,10 +18,11 @@
 
 namespace edge {
 
-constexpr int kGroup = 32;         // consecutive weights of a row that share one scale
-constexpr int kTile = 32;          // rows that are stored interleaved and multiplied together
-constexpr int kLanes = 16;         // rows of one 64-byte line of codes: 4 codes for each
-constexpr int kKeyBlock = 16;      // positions that are interleaved in the key cache
+constexpr int kGroup = 32;      // consecutive weights of a row that share one scale
+constexpr int kTile = 32;       // rows that are stored interleaved and multiplied together
+constexpr int kLanes = 16;      // rows of one 64-byte line of codes: 4 codes for each
+constexpr int kScratch = 1280;  // bytes a kernel needs to unpack one group of a tile: codes, scales and minima
+constexpr int kKeyBlock = 16;   // positions that are interleaved in the key cache
 
 inline int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
@@ -63,10 +64,10 @@ enum class Source { f32, q4_0, q4_1, q8_0 };  // what `Matrix::pack` reads: GGUF
 struct Matrix {
   int rows = 0, cols = 0;
   int tiles = 0, groups = 0;
-  int bits = 0;           // 4 or 8
-  int zero = 0;           // the code that means 0
+  int bits = 0;  // 4 or 8
+  int zero = 0;  // the code that means 0
   bool has_min = false;
-  Buffer<uint8_t> codes;  // [tile][group][bits * 128]
+  Buffer<uint8_t> codes;          // [tile][group][bits * 128]
   Buffer<uint16_t> scales, mins;  // [tile][group][32], half precision
 
   // Fills the matrix from `rows` rows of `row_bytes` bytes each.
@@ -81,20 +82,20 @@ struct Matrix {
 // n rows of int8 activations: x[t][k] = scale[t][k/32] * q[t][k], with the sum of each group beside it.
 struct Activations {
   int groups = 0;
-  int8_t* q = nullptr;      // [t][groups * 32]
-  float* scale = nullptr;   // [t][groups]
-  int32_t* sum = nullptr;   // [t][groups], sum of q
+  int8_t* q = nullptr;          // [t][groups * 32]
+  float* scale = nullptr;       // [t][groups]
+  int32_t* sum = nullptr;       // [t][groups], sum of q
   float* scaled_sum = nullptr;  // [t][groups], scale * sum
 };
 
 // One query block against one key/value head.
 struct Attention {
-  const float* q = nullptr;   // scaled and rotated: q[token * stride + head * head_dim + d]
-  float* out = nullptr;       // the same layout
+  const float* q = nullptr;  // scaled and rotated: q[token * stride + head * head_dim + d]
+  float* out = nullptr;      // the same layout
   int stride = 0;
-  int tokens = 0;             // tokens of the block
-  int heads_per_kv = 1;       // query rows per token
-  int first_position = 0;     // position of the block's first token
+  int tokens = 0;          // tokens of the block
+  int heads_per_kv = 1;    // query rows per token
+  int first_position = 0;  // position of the block's first token
   int head_dim = 0;
   const float* keys = nullptr;    // [position / 16][head_dim][16]
   const float* values = nullptr;  // [position][head_dim]
@@ -112,7 +113,7 @@ struct Statistics {
 // The kernels of one instruction set. Lengths n are multiples of 32 (buffers are padded with zeros).
 struct Kernels {
   const char* name;
-  // y[t * y_stride + row] (+)= W x for the rows of tiles [begin, end); `scratch` holds groups * 1024 bytes.
+  // y[t * y_stride + row] (+)= W x for the rows of tiles [begin, end); `scratch` holds groups * kScratch bytes.
   void (*multiply)(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride, bool add,
                    uint8_t* scratch);
   void (*quantise)(const float* x, int groups, int8_t* q, float* scale, int32_t* sum, float* scaled_sum);

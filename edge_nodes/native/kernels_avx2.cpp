@@ -19,6 +19,8 @@ namespace edge {
 namespace avx2 {
 namespace {
 
+constexpr int kFloats = 8;
+
 #include "float_ops.h"
 
 constexpr int kTokens = 4;
@@ -61,8 +63,8 @@ EDGE_INLINE void dot_group(const uint8_t* half, const int8_t* const* q, const in
       if (Bits == 4)
         acc[t] = _mm256_add_epi16(acc[t], _mm256_maddubs_epi16(w, x));
       else
-        acc[t] = _mm256_add_epi32(
-            acc[t], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w)), ones));
+        acc[t] =
+            _mm256_add_epi32(acc[t], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w)), ones));
     }
   }
 #pragma GCC unroll 8
@@ -98,7 +100,8 @@ void block(const uint8_t* codes, const uint16_t* scales, const uint16_t* mins, i
       for (int t = 0; t < T; ++t) {
         const size_t at = size_t(t0 + t) * groups + g;
         f[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_mul_ps(s, _mm256_set1_ps(x.scale[at])), f[t]);
-        if (Min) f[t] = _mm256_fmadd_ps(load_half(mins + g * kTile + quarter * 8), _mm256_set1_ps(x.scaled_sum[at]), f[t]);
+        if (Min)
+          f[t] = _mm256_fmadd_ps(load_half(mins + g * kTile + quarter * 8), _mm256_set1_ps(x.scaled_sum[at]), f[t]);
       }
     }
     for (int t = 0; t < T; ++t) {
@@ -122,10 +125,14 @@ void multiply_tile(const uint8_t* codes, const uint16_t* scales, const uint16_t*
   for (; t + kTokens <= n; t += kTokens)
     block<kTokens, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
   switch (n - t) {
-    case 3: return block<3, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 2: return block<2, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 1: return block<1, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    default: return;
+    case 3:
+      return block<3, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 2:
+      return block<2, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 1:
+      return block<1, Bits, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    default:
+      return;
   }
 }
 
@@ -157,8 +164,8 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
 #endif
 
 const Kernels& avx2_kernels() {
-  static const Kernels table{"avx2", avx2::multiply, avx2::quantise, avx2::rms_norm,
-                             avx2::swiglu, avx2::attend, avx2::statistics};
+  static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
+                             avx2::swiglu, avx2::attend,   avx2::statistics};
   return table;
 }
 

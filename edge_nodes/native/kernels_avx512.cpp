@@ -23,6 +23,8 @@ namespace edge {
 namespace avx512 {
 namespace {
 
+constexpr int kFloats = 16;
+
 #include "float_ops.h"
 
 constexpr int kTokens = 6;
@@ -103,12 +105,18 @@ void multiply_tile(const uint8_t* codes, const uint16_t* scales, const uint16_t*
   int t = 0;
   for (; t + kTokens <= n; t += kTokens) block<kTokens, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
   switch (n - t) {
-    case 5: return block<5, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 4: return block<4, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 3: return block<3, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 2: return block<2, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    case 1: return block<1, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
-    default: return;
+    case 5:
+      return block<5, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 4:
+      return block<4, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 3:
+      return block<3, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 2:
+      return block<2, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    case 1:
+      return block<1, Packed, Min>(codes, scales, mins, zero, x, t, y, y_stride, add);
+    default:
+      return;
   }
 }
 
@@ -139,8 +147,8 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
 #endif
 
 const Kernels& avx512_kernels() {
-  static const Kernels table{"avx512vnni",     avx512::multiply, avx512::quantise,  avx512::rms_norm,
-                             avx512::swiglu,   avx512::attend,   avx512::statistics};
+  static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
+                             avx512::swiglu, avx512::attend,   avx512::statistics};
   return table;
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels in plain C++ for every processor; the definition that the others must equal bit for bit.
+#include <cstring>
+
 #include "kernels.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // 64-byte vectors never cross a translation unit
@@ -7,6 +9,8 @@
 namespace edge {
 namespace portable {
 namespace {
+
+constexpr int kFloats = 4;
 
 #include "float_ops.h"
 
@@ -26,14 +30,52 @@ void unpack(const uint8_t* packed, uint8_t* codes) {
     }
 }
 
-// acc[r] += sum over the group's 32 columns of code * q
+typedef uint8_t Bytes __attribute__((vector_size(8)));
+typedef int16_t Shorts __attribute__((vector_size(16)));
+typedef int32_t Ints __attribute__((vector_size(16)));
+
+// Sums of neighbouring int16 lanes.
+inline Ints add_pairs(const Shorts& v) { return (((Ints)v << 16) >> 16) + ((Ints)v >> 16); }
+
+// acc[r] += sum over the group's 32 columns of code * q. A product fits in int16 (255 * 127); with 4-bit codes the sum
+// over all 8 lines does too (8 * 15 * 127).
+template <int Bits>
 void dot_group(const uint8_t* codes, const int8_t* q, int32_t* acc) {
-  for (int half = 0; half < 2; ++half)
+  Shorts columns[8];
+  for (int s = 0; s < 8; ++s)
+    for (int i = 0; i < 8; ++i) columns[s][i] = q[4 * s + i % 4];
+  for (int half = 0; half < 2; ++half, codes += 512, acc += kLanes) {
+    Shorts narrow[8] = {};
+    Ints wide[8] = {};
     for (int s = 0; s < 8; ++s) {
-      const uint8_t* line = codes + half * 512 + s * 64;
-      for (int r = 0; r < kLanes; ++r)
-        for (int j = 0; j < 4; ++j) acc[half * kLanes + r] += int32_t(line[4 * r + j]) * q[4 * s + j];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {  // 2 rows each
+        Bytes bytes;
+        std::memcpy(&bytes, codes + s * 64 + i * 8, sizeof bytes);
+        const Shorts product = __builtin_convertvector(bytes, Shorts) * columns[s];
+        if (Bits == 4)
+          narrow[i] += product;
+        else
+          wide[i] += add_pairs(product);
+      }
     }
+    for (int i = 0; i < 8; ++i) {
+      const Ints sums = Bits == 4 ? add_pairs(narrow[i]) : wide[i];
+      acc[2 * i] += sums[0] + sums[1];
+      acc[2 * i + 1] += sums[2] + sums[3];
+    }
+  }
+}
+
+// Half precision to float without branches; infinities, which no weight has, come out finite.
+void widen(const uint16_t* halves, int count, float* out) {
+  for (int i = 0; i < count; ++i) {
+    const uint32_t magnitude = uint32_t(halves[i] & 0x7fffu) << 13;
+    float value;
+    std::memcpy(&value, &magnitude, sizeof value);
+    value *= 5.192296858534828e33f;  // 2^112
+    out[i] = halves[i] & 0x8000u ? -value : value;
+  }
 }
 
 void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride, bool add,
@@ -44,19 +86,22 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
       for (int g = 0; g < w.groups; ++g) unpack(codes + g * 512, scratch + g * 1024);
       codes = scratch;
     }
-    const size_t first = size_t(tile) * w.groups * kTile;
+    const int rows = w.groups * kTile;
+    float* scales = reinterpret_cast<float*>(scratch + size_t(w.groups) * 1024);
+    float* mins = scales + rows;
+    widen(w.scales.data() + size_t(tile) * rows, rows, scales);
+    if (w.has_min) widen(w.mins.data() + size_t(tile) * rows, rows, mins);
     for (int t = 0; t < n; ++t) {
       float sum[kTile] = {};
       for (int g = 0; g < w.groups; ++g) {
         const size_t at = size_t(t) * w.groups + g;
         int32_t acc[kTile];
         for (int r = 0; r < kTile; ++r) acc[r] = -w.zero * x.sum[at];
-        dot_group(codes + g * 1024, x.q + at * kGroup, acc);
-        for (int r = 0; r < kTile; ++r) {
-          const size_t scale_at = first + size_t(g) * kTile + r;
-          sum[r] = multiply_add(float(acc[r]), half_to_float(w.scales[scale_at]) * x.scale[at], sum[r]);
-          if (w.has_min) sum[r] = multiply_add(half_to_float(w.mins[scale_at]), x.scaled_sum[at], sum[r]);
-        }
+        (w.bits == 4 ? dot_group<4> : dot_group<8>)(codes + g * 1024, x.q + at * kGroup, acc);
+        const float *scale = scales + g * kTile, *min = mins + g * kTile;
+        for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(float(acc[r]), scale[r] * x.scale[at], sum[r]);
+        if (w.has_min)
+          for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(min[r], x.scaled_sum[at], sum[r]);
       }
       float* out = y + size_t(t) * y_stride + tile * kTile;
       for (int r = 0; r < kTile; ++r) out[r] = add ? out[r] + sum[r] : sum[r];

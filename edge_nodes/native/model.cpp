@@ -33,7 +33,8 @@ Model::Model(const ModelConfig& config)
   require(c.vocabulary > 0 && c.width > 0 && c.hidden > 0 && c.layers > 0, "sizes must be positive");
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "heads must be a multiple of kv_heads");
   require(c.head_dim % 32 == 0 && c.head_dim > 0, "head_dim must be a multiple of 32");
-  require(c.rope_dim % 2 == 0 && c.rope_dim > 0 && c.rope_dim <= c.head_dim, "rope_dim must be even and at most head_dim");
+  require(c.rope_dim % 2 == 0 && c.rope_dim > 0 && c.rope_dim <= c.head_dim,
+          "rope_dim must be even and at most head_dim");
   require(c.context > 0 && c.batch > 0, "context and batch must be positive");
   width_ = round_up(c.width, kGroup);
   hidden_ = round_up(c.hidden, kGroup);
@@ -64,7 +65,7 @@ Model::Model(const ModelConfig& config)
   code_scales_.resize_zero(batch * widest / kGroup);
   code_sums_.resize_zero(batch * widest / kGroup);
   code_totals_.resize_zero(batch * widest / kGroup);
-  scratch_size_ = size_t(widest) * kTile;
+  scratch_size_ = size_t(widest / kGroup) * kScratch;
   scratch_.resize(scratch_size_ * pool_.threads());
   scores_size_ = size_t(kQueryTokens) * (c.heads / c.kv_heads) * context_;
   scores_.resize(scores_size_ * pool_.threads());
@@ -146,7 +147,7 @@ std::vector<std::string> Model::missing() const {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& l = layers_[i];
     const std::pair<const char*, const Matrix*> parts[] = {
-        {"attn_q", &l.q},     {"attn_k", &l.k}, {"attn_v", &l.v},      {"attn_output", &l.output},
+        {"attn_q", &l.q},      {"attn_k", &l.k},  {"attn_v", &l.v},     {"attn_output", &l.output},
         {"ffn_gate", &l.gate}, {"ffn_up", &l.up}, {"ffn_down", &l.down}};
     for (const auto& [name, matrix] : parts)
       if (!matrix->rows) names.push_back("blk." + std::to_string(i) + "." + name);

@@ -13,8 +13,8 @@ namespace edge {
 struct ModelConfig {
   int vocabulary = 0, width = 0, hidden = 0, layers = 0;
   int heads = 0, kv_heads = 0, head_dim = 0, rope_dim = 0;
-  int context = 0;   // positions of the key/value cache
-  int batch = 0;     // most tokens of one step
+  int context = 0;  // positions of the key/value cache
+  int batch = 0;    // most tokens of one step
   int threads = 1;
   float epsilon = 1e-5f;
   std::string kernel = "auto";
@@ -75,7 +75,7 @@ class Model {
   Matrix embedding_, output_;
   Buffer<float> output_norm_;
   std::vector<Layer> layers_;
-  Buffer<float> cos_, sin_;     // [position][rope_dim / 2]
+  Buffer<float> cos_, sin_;      // [position][rope_dim / 2]
   Buffer<float> keys_, values_;  // [layer][kv head][...], see Attention
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
   Buffer<float> scores_;     // [thread][rows of a block][context]

@@ -47,7 +47,9 @@ void Pool::start(int chunks, Call call, void* context) {
   const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> 32) + 1;
   state_.store(epoch << 32 | uint64_t(chunks) << 16);
   if (sleeping_.load() > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
   while (work_once(0)) {

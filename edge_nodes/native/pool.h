@@ -29,7 +29,9 @@ class Pool {
       for (int i = 0; i < chunks; ++i) work(i, 0);
       return;
     }
-    auto call = [](void* context, int chunk, int thread) { (*static_cast<std::remove_reference_t<Work>*>(context))(chunk, thread); };
+    auto call = [](void* context, int chunk, int thread) {
+      (*static_cast<std::remove_reference_t<Work>*>(context))(chunk, thread);
+    };
     start(chunks, call, &work);
   }
 
