@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bag through the pipelines of the graph without ROS: one process, one thread, the same result every time.
+"""A bag through the pipelines of the graph without ROS: one process, the same result every time.
 
-Messages go in by the time of their recording, and each output at once to the pipelines that subscribe to it. Nothing
-is dropped: a slow machine only takes longer.
+Messages go in by the time of their recording, and each output at once to the pipelines that subscribe to it. Those
+that subscribe to the same message work side by side; the next one waits for all of them. Nothing is dropped: a slow
+machine only takes longer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ class Graph:
         self.nodes = tuple(_reached(sources, parts))
         self.results = {node.name: NodeResult() for node in self.nodes}
         self._pipelines: dict[str, Pipeline[Any]] = {}
+        self._pool = ThreadPoolExecutor(max(1, len(self.nodes)), thread_name_prefix="pipeline")
         for node in self.nodes:
             values = {**parameters_from_files(node, config), **(overrides or {}).get(node.name, {})}
             settings = parameters.replace(node.config_type()(), values)
@@ -102,12 +105,25 @@ class Graph:
         waiting = deque([(topic, message)])
         while waiting:
             name, item = waiting.popleft()
-            for node in self.nodes:
-                if name in node.inputs:
-                    for output in self._run(node, name, item, time_ns):
-                        made = build_message(typestore(), graph.TOPICS[output.topic].type, output.fields)
-                        yield output, made
-                        waiting.append((output.topic, made))
+            for outputs in self._run_all([n for n in self.nodes if name in n.inputs], name, item, time_ns):
+                for output in outputs:
+                    made = build_message(typestore(), graph.TOPICS[output.topic].type, output.fields)
+                    yield output, made
+                    waiting.append((output.topic, made))
+
+    def _run_all(
+        self, nodes: Sequence[graph.Node], topic: str, message: Any, time_ns: int
+    ) -> Iterator[Sequence[Output]]:
+        """Run the subscribers of one message side by side; yield their outputs in the nodes' order."""
+
+        def run(node: graph.Node) -> Sequence[Output]:
+            return list(self._run(node, topic, message, time_ns))
+
+        running = [self._pool.submit(run, node) for node in nodes[1:]]
+        if nodes:
+            yield run(nodes[0])
+        for each in running:
+            yield each.result()
 
     def _run(self, node: graph.Node, topic: str, message: Any, time_ns: int) -> Iterator[Output]:
         pipeline, result = self._pipelines[node.name], self.results[node.name]
@@ -124,6 +140,7 @@ class Graph:
 
     def close(self) -> None:
         """Free the models."""
+        self._pool.shutdown()
         for pipeline in self._pipelines.values():
             pipeline.close()
 

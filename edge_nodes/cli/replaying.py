@@ -60,11 +60,13 @@ def write(
 
 
 def _show(console: Console, result: replay.ReplayResult) -> None:
-    table = Table("node", "messages in", "out", "p50 ms", "p95 ms", "unusable")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("node", "messages in", "out", "p50 ms", "p95 ms", "bad in"):
+        table.add_column(column, justify="left" if column == "node" else "right")
     for name, node in result.nodes.items():
-        p50, p95 = percentile(node.times_ms, 50), percentile(node.times_ms, 95)
-        bad = sum(node.errors.values())
-        table.add_row(name, *map(str, (len(node.times_ms), sum(node.outputs.values()), p50 or "", p95 or "", bad)))
+        spread = [percentile(node.times_ms, share) for share in (50, 95)]
+        figures = (len(node.times_ms), sum(node.outputs.values()), *spread, sum(node.errors.values()))
+        table.add_row(name, *("" if figure is None else f"{figure:g}" for figure in figures))
     console.print(table)
     for name, node in result.nodes.items():
         for text, count in node.errors.most_common(3):

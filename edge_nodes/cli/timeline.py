@@ -170,7 +170,7 @@ def _moves(thing: Mapping[str, Any]) -> str:
 
 
 def _head(time_s: float, verb: str) -> Text:
-    return Text(f"{time_s:6.1f} s  ", style="dim").append(f"{verb:<6} ", style=_STYLES[verb])
+    return Text().append(f"{time_s:6.1f} s  ", style="dim").append(f"{verb:<6} ", style=_STYLES[verb])
 
 
 def _exit(event: Mapping[str, Any]) -> str:

@@ -40,11 +40,14 @@ from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.messages import message_type
 
 CLOCK_WINDOW = 200
+STANDS_NS = 500_000
 NODES_PACKAGE = "edge_nodes.nodes."
 QUIET_S = 1.0
 START_TIMEOUT_S = 180.0
 TOLD = ("class", "range_m", "bearing_deg", "center_m", "velocity_mps")
-SAMPLE_S = 0.5
+SAMPLE_S = 0.25
+LATE_S = 0.2
+FIRST_WORD = "end of speech to first word"
 STAMPED = frozenset(("sensor_msgs/Image", "nav_msgs/OccupancyGrid", "sensor_msgs/PointCloud2"))
 EVENTS = frozenset(("scene/event", "speech/event", "language/event"))
 BAG = frozenset(("points", "audio"))
@@ -63,8 +66,8 @@ class SimClock:
 
     def tick(self, clock_ns: int, arrived_ns: int) -> None:
         """Take a tick and the monotonic time of its arrival."""
-        if clock_ns <= self._last_ns:
-            self._offsets.clear()  # the clock stands: the bag is about to begin
+        if clock_ns - self._last_ns < STANDS_NS:
+            self._offsets.clear()  # the bag is about to begin, or begins just now
         self._last_ns = clock_ns
         self._offsets.append(arrived_ns - clock_ns)
 
@@ -153,10 +156,13 @@ class Monitor(Node):
         linger_s: longest wait for an answer after that.
         record: MCAP file to write, None for none.
         tell: called with each thing that happens.
+        node_options: passed on to rclpy.
     """
 
-    def __init__(self, end_ns: int, linger_s: float, record: Path | None, tell: Callable[..., None]) -> None:
-        super().__init__("monitor", enable_rosout=False)
+    def __init__(
+        self, end_ns: int, linger_s: float, record: Path | None, tell: Callable[..., None], **node_options: Any
+    ) -> None:
+        super().__init__("monitor", enable_rosout=False, **node_options)
         self._end_ns, self._linger_ns, self._tell = end_ns, int(linger_s * 1e9), tell
         self._recorder = Recorder(record) if record else None
         self._sim = SimClock()
@@ -175,6 +181,7 @@ class Monitor(Node):
         self._events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._clouds: dict[int, dict[str, float]] = defaultdict(dict)
         self._tokens: list[int] = []
+        self._ended: deque[tuple[float, dict[str, Any], float]] = deque()
         self._waiting: list[list[int]] = []
         self.done = False
         self.failure = ""
@@ -232,9 +239,14 @@ class Monitor(Node):
             return
         self._latencies[topic].append((now_ns - self._reference(topic, event)) / 1e6)
         self._events[topic].append({**event, "received_ns": now_ns})
-        {"scene/event": self._on_scene, "speech/event": self._on_speech, "language/event": self._on_language}[topic](
-            event, now_ns, time_s
-        )
+        if topic == "scene/event":
+            self._on_scene(event, now_ns, time_s)
+        elif topic == "speech/event":
+            self._on_speech(event, now_ns, time_s)
+        else:
+            # The last tokens of the answer may still be on their way: topics keep no order between them.
+            self._busy_until_ns = now_ns + int(QUIET_S * 1e9)
+            self._ended.append((time.monotonic(), self._events[topic][-1], time_s))
 
     @staticmethod
     def _reference(topic: str, event: dict[str, Any]) -> int:
@@ -251,21 +263,19 @@ class Monitor(Node):
             self._busy_until_ns = max(self._busy_until_ns, now_ns + self._linger_ns)
             self._tokens = []
 
-    def _on_language(self, event: dict[str, Any], now_ns: int, time_s: float) -> None:
-        source = event["request"]["source"]
-        if event["kind"] == "reply":
-            self._answered += 1
-        entry = self._events["language/event"][-1]
-        entry["first_token_ns"] = self._tokens[0] if self._tokens else None
-        if source == "speech" and self._tokens:
-            finals = [e for e in self._events["speech/event"] if e["kind"] == "final" and e["text"]]
-            said = [e for e in finals if e["text"] == event["request"]["text"]] or finals
-            if said:
-                entry["end_of_speech_ns"] = said[-1]["end_ns"]
-                self._latencies["end of speech to first word"].append((self._tokens[0] - said[-1]["end_ns"]) / 1e6)
-        self._tokens = []
-        self._busy_until_ns = now_ns + int(QUIET_S * 1e9)
-        self._tell("language", time_s=time_s, event=event)
+    def _finish_answers(self, now: float) -> None:
+        while self._ended and now - self._ended[0][0] > LATE_S:
+            _, event, time_s = self._ended.popleft()
+            self._answered += event["kind"] == "reply"
+            event["first_token_ns"] = self._tokens[0] if self._tokens else None
+            if event["request"]["source"] == "speech" and self._tokens:
+                finals = [e for e in self._events["speech/event"] if e["kind"] == "final" and e["text"]]
+                said = [e for e in finals if e["text"] == event["request"]["text"]] or finals
+                if said:
+                    event["end_of_speech_ns"] = said[-1]["end_ns"]
+                    self._latencies[FIRST_WORD].append((self._tokens[0] - said[-1]["end_ns"]) / 1e6)
+            self._tokens = []
+            self._tell("language", time_s=time_s, event=event)
 
     def _on_diagnostics(self, data: Any) -> None:
         array = deserialize_message(bytes(data), DiagnosticArray)
@@ -294,6 +304,7 @@ class Monitor(Node):
 
     def _sample(self) -> None:
         now = time.monotonic()
+        self._finish_answers(now)
         if not self._start_ns:
             if now - self._began > START_TIMEOUT_S:
                 self._finish(f"the graph did not start within {START_TIMEOUT_S:.0f} s")
@@ -305,7 +316,8 @@ class Monitor(Node):
             self._processes.sample()
         if self._clock_ns >= self._end_ns + int(QUIET_S * 1e9):
             waited = self._clock_ns - self._end_ns
-            if self._clock_ns > self._busy_until_ns or waited > self._linger_ns:
+            quiet = self._clock_ns > self._busy_until_ns and not self._ended
+            if quiet or waited > self._linger_ns:
                 self._finish("")
 
     def _finish(self, failure: str) -> None:
@@ -326,7 +338,7 @@ class Monitor(Node):
                 for topic, times in self._arrivals.items()
             },
             "clouds": self._clouds,
-            "first_word_ms": self._latencies.get("end of speech to first word", []),
+            "first_word_ms": self._latencies.get(FIRST_WORD, []),
             "processes": self._processes.summary(),
             "nodes": self._nodes,
             "waiting": self._waiting,
