@@ -6,6 +6,8 @@ A node is its entry in `graph.py` plus a `Pipeline`. Callbacks only queue; the p
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import sys
 import threading
@@ -503,7 +505,7 @@ def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
         make: the node's name in `graph.NODES`, or a callable that returns the node.
         args: command line, sys.argv by default.
     """
-    node = None
+    node = executor = None
     code = 0
     try:
         rclpy.init(args=args)
@@ -520,8 +522,16 @@ def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
     finally:
         # A terminal and the launch both send SIGINT: the second one must not break the clean-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if executor is not None:
+            executor.shutdown()
         if node is not None:
             node.destroy_node()
+        # The participant, and with it Fast DDS's shared memory, goes when the last reference to it does.
+        node = executor = None
+        gc.collect()
         try_shutdown()
-    if code:
-        sys.exit(code)
+        rclpy.get_default_context().destroy()
+    # All of ours is closed; torch's own teardown takes seconds of a busy CPU, and a launch kills after five.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
