@@ -487,7 +487,7 @@ class _Progress:
             self._say(f"{self._text} ... {time.monotonic() - self._begin:.0f} s")
 
 
-def _executor() -> Any:
+def make_executor() -> Any:
     """Return the executor that costs least: events need a third of the wait set's CPU time per message."""
     try:
         from rclpy.experimental.events_executor import EventsExecutor
@@ -508,7 +508,7 @@ def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
     try:
         rclpy.init(args=args)
         node = EdgeNode(graph.NODES[make]) if isinstance(make, str) else make()
-        executor = _executor()
+        executor = make_executor()
         executor.add_node(node)
         while node.context.ok():  # EventsExecutor.spin() hangs in Jazzy; spin_once does not
             executor.spin_once(timeout_sec=0.5)
