@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edge_nodes.native._kernels import supported_kernels
 
 from edge_nodes.language import load
-from edge_nodes.native._kernels import supported_kernels
 
 
 def measure(model: str, kernel: str, *, threads: int, prompt: int, decode: int, runs: int) -> dict[str, Any]:
