@@ -45,7 +45,8 @@ were not used.
 {table}
 
 - **Limits:** trained on simulated scenes only; no rain, no dust, no reflections, no Livox-like patterns, ground
-  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. {extra}Real frames were looked at, not measured.
+  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. {extra}Real frames were
+  looked at, not measured.
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
 
