@@ -14,6 +14,6 @@ with suppress(ImportError, OSError):
 
     ctypes.CDLL(str(libusb_package.get_library_path()), mode=ctypes.RTLD_GLOBAL)
 
-import open3d as o3d  # noqa: E402  after its library
+import open3d as o3d
 
 __all__ = ["o3d"]

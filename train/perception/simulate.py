@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
 from scipy.spatial.transform import Rotation
 
 from train.perception.raycasting import o3d
