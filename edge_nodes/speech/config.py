@@ -19,6 +19,7 @@ class ExitConfig:
     )
     layer: int = parameter(0, "Layer of the fixed policy and last of the other; 0 is the model's last", minimum=0)
     threshold: float = parameter(0.95, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
+    partial_layer: int = parameter(3, "Layer that partial texts are read from; 1 is the cheapest", minimum=1)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_nodes.speech.config import SpeechConfig
+from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Leave, cheapest, policy
+from edge_nodes.speech.exits import Leave, policy
 from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.model import SpeechModel
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
@@ -32,7 +32,7 @@ class SpeechEvent:
         start_ns: start of the speech segment.
         end_ns: end of the audio the text is from; of the speech, when final.
         layer, layers: encoder layer the text was read from (from 1) and how many there are; 0 at the start.
-        policy: "fixed", "confidence", or "cheapest" for partials; empty at the start.
+        policy: "fixed", "confidence", or partials are always "fixed"; empty at the start.
         confidence: 0..1.
         cost: see `Hypothesis.cost`.
     """
@@ -190,7 +190,8 @@ class Recognizer:
         behind = stream.samples - stream.done >= max(interval, CHUNK)
         if partials and interval and not behind and stream.done - stream.partial_at >= interval:
             stream.partial_at = stream.done
-            yield self._heard("partial", stream.done, stream.done, cheapest, "cheapest")
+            leave = policy(ExitConfig(policy="fixed", layer=self.config.exit.partial_layer), self.model.layers)
+            yield self._heard("partial", stream.done, stream.done, leave, "fixed")
 
     def _open(self, start: int) -> SpeechEvent:
         stream = self._stream
