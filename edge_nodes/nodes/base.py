@@ -30,7 +30,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
-from rclpy.utilities import try_shutdown
+from rclpy.utilities import get_default_context, try_shutdown
 
 from edge_nodes import graph, parameters
 from edge_nodes.errors import EdgeNodesError, ParameterError, State
@@ -530,7 +530,7 @@ def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
         node = executor = None
         gc.collect()
         try_shutdown()
-        rclpy.get_default_context().destroy()
+        get_default_context().destroy()
     # All of ours is closed; torch's own teardown takes seconds of a busy CPU, and a launch kills after five.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -68,8 +68,9 @@ def test_understands_the_demo(pipeline, record):
     jsonschema = pytest.importorskip("jsonschema")
     outputs = play(pipeline, clip(record["file"]))
     texts = [o.fields["data"] for o in outputs if o.topic == "speech/text"]
+    # A letter may be off: the first weights spell by sound and have no word list behind them.
     assert len(texts) == 1
-    assert difflib.SequenceMatcher(None, texts[0], words(record["text"])).ratio() > 0.85
+    assert difflib.SequenceMatcher(None, texts[0], words(record["text"])).ratio() > 0.9
     events = [json.loads(o.fields["data"]) for o in outputs if o.topic == "speech/event"]
     for event in events:
         jsonschema.validate(event, SPEECH)
@@ -134,3 +135,9 @@ def test_samples_of(data):
 def test_empty_audio(pipeline):
     assert samples_of(SimpleNamespace(data=array.array("h")), 16000).size == 0
     assert play(pipeline, np.zeros(0, np.int16)) == []
+
+
+def test_the_card_is_of_these_weights(pipeline):
+    folder = SHIPPED / "speech" / "splitformer"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["sha256"] in (folder / "README.md").read_text()

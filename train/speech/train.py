@@ -88,6 +88,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--done", type=float, default=0.0, help="minutes of the schedule already spent")
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--average", type=float, default=0.998, help="decay of the averaged weights")
+    parser.add_argument("--exits", type=float, nargs="+", default=[1.0], help="weights of the exits' losses")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -123,14 +126,14 @@ def main() -> None:
         if done >= 1:
             break
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * rate(done)
+            group["lr"] = group["peak"] * args.rate * rate(done)
         losses = loss_of(encoder, *collate(batch, rng))
         optimiser.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        (losses * torch.tensor(args.exits)).sum().backward()
         nn.utils.clip_grad_norm_([*fresh, *tuned], 2.0)
         optimiser.step()
         step += 1
-        decay = min(0.998, (1 + step) / (10 + step))
+        decay = min(args.average, (1 + step) / (10 + step))
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
