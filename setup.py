@@ -23,7 +23,7 @@ def _files(pattern):
 
 
 ROS = ["ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-common-interfaces==5.3.6"]
-TRAIN = ["open3d-cpu>=0.20,<0.21; platform_machine == 'x86_64'"]
+TRAIN = ["open3d-cpu>=0.20,<0.21; platform_machine == 'x86_64'", "libusb-package>=1.0.26,<2"]
 DASHBOARD = ["viser>=1.0,<2"]
 REFERENCE = ["sentencepiece>=0.2,<0.3"]  # the tokenizer of the Splitformer authors' checkpoints
 DEV = [

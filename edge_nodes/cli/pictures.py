@@ -115,7 +115,7 @@ def timeline(
             if points:
                 far.plot(*zip(*points, strict=True), ".", ms=3, color=KIND[kind], label=f"nearest {kind}")
         far.set_ylabel("range, m")
-        far.set_ylim(bottom=0)
+        far.set_ylim(0, 1.25 * far.get_ylim()[1])
         if far.get_legend_handles_labels()[0]:
             far.legend(loc="upper right", frameon=False, ncols=2)
         begins = [(e.heard["start_ns"] - start_ns) / 1e9 for e in talk]

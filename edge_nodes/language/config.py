@@ -46,7 +46,13 @@ class LanguageConfig:
         choices=("auto", "avx512vnni", "avx2", "portable"),
         fixed=True,
     )
-    threads: int = parameter(0, "Threads of the engine; 0 for one per processor.", minimum=0, maximum=256, fixed=True)
+    threads: int = parameter(
+        0,
+        "Threads of the engine; 0 for half of the processors, which leaves the rest to the other nodes.",
+        minimum=0,
+        maximum=256,
+        fixed=True,
+    )
     context_tokens: int = parameter(
         2048, "Tokens that prompt and answer may hold together.", minimum=128, maximum=131072, fixed=True
     )

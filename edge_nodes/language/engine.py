@@ -222,7 +222,7 @@ def load(
 
     Args:
         path: name of an installed model ("smollm2-135m") or path of a GGUF file of the Llama architecture.
-        threads: threads of the engine; 0 for one per processor this process may use.
+        threads: threads of the engine; 0 for `default_threads()`.
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
         kernel: "auto" or one of `edge_nodes.native._kernels.supported_kernels()`.
         progress: called with one line of text at each step.
@@ -239,7 +239,7 @@ def load(
     file = GgufFile(found.path)
     tokenizer = Tokenizer(file.metadata)
     context = min(context_tokens, int(file.number("context_length", context_tokens)))
-    sizes = {**file.sizes(), "context": context, "batch": PREFILL_TOKENS, "threads": threads or _processors()}
+    sizes = {**file.sizes(), "context": context, "batch": PREFILL_TOKENS, "threads": threads or default_threads()}
     if kernel not in ("auto", *native.supported_kernels()):
         raise LanguageError(
             "this processor has no such kernel",
@@ -268,8 +268,13 @@ def _native() -> Any:
     return _kernels
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_threads() -> int:
+    """Return half of the processors this process may use, at least 1.
+
+    The robot's other nodes need the rest: a thread that waits for a busy processor holds up every step of the model.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // 2)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -27,7 +27,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock as RosClock
 from rclpy.clock_type import ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -37,6 +37,7 @@ from rosgraph_msgs.msg import Clock
 from edge_nodes import graph
 from edge_nodes.bags import BagWriter
 from edge_nodes.errors import EdgeNodesError
+from edge_nodes.nodes.base import make_executor
 from edge_nodes.nodes.messages import message_type
 
 CLOCK_WINDOW = 200
@@ -381,7 +382,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         rclpy.init(args=[])
         node = Monitor(options.end_ns, options.linger_s, options.record, _say)
-        executor = SingleThreadedExecutor()
+        executor = make_executor()
         executor.add_node(node)
         while not node.done:
             executor.spin_once(timeout_sec=0.5)

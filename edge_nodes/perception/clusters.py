@@ -20,8 +20,8 @@ WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle",
 _NEIGHBOURS = np.ones((3, 3), int)
 _ANGLES = np.radians(np.arange(0, 90, 5))
 _SMALL_M, _LORRY_M = 1.3, 12.0
-# Votes of a cell for its class within a small group: two cells of a person outweigh three of clutter.
-_VOTE = {VEHICLE: 1.0, PERSON: 1.6, OBSTACLE: 1.0}
+# Votes of a cell for its class within a thing: a third of a person makes it one.
+_VOTE = {VEHICLE: 1.0, PERSON: 2.2, OBSTACLE: 1.0}
 
 
 @dataclass(frozen=True)

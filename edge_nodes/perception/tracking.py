@@ -22,7 +22,7 @@ from edge_nodes.perception.odometry import Motion2
 # Standard deviations: acceleration in m/s2, position in m.
 _ACCELERATION = {PERSON: 1.5, VEHICLE: 3.0, OBSTACLE: 0.7}
 _POSITION = {PERSON: 0.12, VEHICLE: 0.3, OBSTACLE: 0.2}
-_MEMORY, _FOLLOW = 0.85, 0.1
+_MEMORY, _FOLLOW = 0.97, 0.1
 _OTHER_CLASS_M = 0.6
 _STILL = Motion2()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("open3d", exc_type=ImportError)
+pytest.importorskip("train.perception.raycasting", reason="needs the [train] extra", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from edge_nodes.perception import BevConfig

@@ -25,6 +25,7 @@ WHAT = {
     "segmentation": ("pyramid", {"inputs": 36, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
     "reconstruction": ("autoencoder", {"inputs": 36, "outputs": 2, "widths": [32, 64, 96, 128]}),
 }
+FORECAST = "So far the forecast hardly\n  differs from the network's present occupancy (last row). "
 CARD = """# {title}
 
 {what} 16 bird's-eye-view maps in (36 channels: the newest scan as point counts in six slices of height above the
@@ -44,7 +45,8 @@ were not used.
 {table}
 
 - **Limits:** trained on simulated scenes only; no rain, no dust, no reflections, no Livox-like patterns, ground
-  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. Real frames were looked at, not measured.
+  steps higher than 0.15 m count as obstacles; learned at 10 scans a second. {extra}Real frames were
+  looked at, not measured.
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
 
@@ -116,6 +118,7 @@ def describe(name: str, metrics: dict[str, Any], folder: Path) -> None:
     }[name]
     card = CARD.format(
         title=f"perception/{name}",
+        extra="" if name == "segmentation" else FORECAST,
         what=what,
         resolution=bev.resolution_m,
         parameters=sum(v.numel() for k, v in state.items() if "running" not in k and "tracked" not in k),

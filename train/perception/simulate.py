@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import open3d as o3d
 from scipy.spatial.transform import Rotation
 
+from train.perception.raycasting import o3d
 from train.perception.shapes import KINDS, Array, Mesh
 
 UNKNOWN, GROUND, WALL, VEHICLE, PERSON, OBSTACLE = range(6)
