@@ -14,12 +14,14 @@ from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, policy
 from edge_nodes.speech.features import RATE_HZ
-from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.model import ExitModel, SpeechModel
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
 
 _GAP_NS = 1_000_000_000
 """A longer hole in the audio, or a step of the clock, ends the segment."""
 _QUIET_WINDOW = RATE_HZ // 10
+REFERENCE = "reference:"
+"""Prefix of a model that is a checkpoint of the Splitformer's authors."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,21 @@ class _Stream:
         return start + int(sums.argmin()) + _QUIET_WINDOW // 2
 
 
+def load_model(config: SpeechConfig) -> ExitModel:
+    """Return the model that a configuration names; see `SpeechModel` and `reference.ReferenceModel` for the errors."""
+    if config.model.startswith(REFERENCE):
+        from edge_nodes.speech.reference import ReferenceModel
+
+        return ReferenceModel(
+            config.model.removeprefix(REFERENCE),
+            tokenizer=config.reference.tokenizer,
+            heads=config.reference.heads,
+            device=config.device,
+            threads=config.threads,
+        )
+    return SpeechModel(config.model, device=config.device, threads=config.threads)
+
+
 class Recognizer:
     """Finds speech in a stream of audio and recognises it.
 
@@ -92,12 +109,12 @@ class Recognizer:
 
     def __init__(self, config: SpeechConfig) -> None:
         self.config = config
-        self._model: SpeechModel | None = None
+        self._model: ExitModel | None = None
         self._vad: SileroVad | None = None
         self._stream = _Stream(self.config)
 
     @property
-    def model(self) -> SpeechModel:
+    def model(self) -> ExitModel:
         """The loaded model.
 
         Raises:
@@ -123,7 +140,7 @@ class Recognizer:
                 remedy="Publish 16 kHz audio and leave the parameter sample_rate_hz at 16000.",
             )
         progress(f"speech: loading {config.model} on {config.device}")
-        self._model = SpeechModel(config.model, device=config.device, threads=config.threads)
+        self._model = load_model(config)
         progress("speech: loading the voice activity model")
         self._vad = SileroVad()
         self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
