@@ -154,6 +154,113 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
   }
 }
 
+// --- ternary weights: 16 rows x up to 6 tokens to a block ---
+
+constexpr int kTernaryTokens = 6;
+
+EDGE_INLINE __m256i bits_of(const __m256i& line, int i) {
+  return _mm256_and_si256(_mm256_srli_epi16(line, 2 * i), _mm256_set1_epi8(3));
+}
+
+void unpack_ternary(const uint8_t* packed, int groups, uint8_t* codes) {
+  for (int line = 0; line < 4 * groups; ++line, packed += 64, codes += 256)
+    for (int part = 0; part < 64; part += 32) {
+      const __m256i bytes = load_bytes(packed + part);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(codes + i * 64 + part), bits_of(bytes, i));
+    }
+}
+
+EDGE_INLINE __m256 scale_of(const Matrix& w, int tile, int block, int row) {
+  if (!w.scales.size()) return _mm256_set1_ps(w.scale);
+  return load_half(w.scales.data() + (size_t(tile) * w.blocks() + block) * kTile + row);
+}
+
+EDGE_INLINE void store_rows(float* out, const __m256& sum, float scale, bool add) {
+  _mm256_storeu_ps(out, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), add ? _mm256_loadu_ps(out) : _mm256_setzero_ps()));
+}
+
+// Sums over at most 8 groups in int16: 64 steps of at most 2 * 2 * 128. `Packed` codes are unpacked on the way.
+template <int T, bool Packed>
+EDGE_INLINE void ternary_sums(const uint8_t* half, const int8_t* q, int groups, __m256i* low, __m256i* high) {
+  __m256i a[T], b[T];
+#pragma GCC unroll 6
+  for (int t = 0; t < T; ++t) a[t] = b[t] = _mm256_setzero_si256();
+  for (int g = 0; g < groups; ++g, half += Packed ? 256 : 1024) {
+#pragma GCC unroll 8
+    for (int s = 0; s < 8; ++s, q += 4 * T) {
+      const uint8_t* line = Packed ? half + s / 4 * 64 : half + s * 64;
+      const __m256i w0 = Packed ? bits_of(load_bytes(line), s % 4) : load_bytes(line);
+      const __m256i w1 = Packed ? bits_of(load_bytes(line + 32), s % 4) : load_bytes(line + 32);
+#pragma GCC unroll 6
+      for (int t = 0; t < T; ++t) {
+        const __m256i x = four_columns(q + 4 * t);
+        a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, x));
+        b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, x));
+      }
+    }
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 6
+  for (int t = 0; t < T; ++t) {
+    low[t] = _mm256_add_epi32(low[t], _mm256_madd_epi16(a[t], ones));
+    high[t] = _mm256_add_epi32(high[t], _mm256_madd_epi16(b[t], ones));
+  }
+}
+
+template <int T, bool Packed>
+void ternary_block(const Matrix& w, int tile, const uint8_t* codes, const TokenActivations& x, int t0, float* y,
+                   int y_stride, bool add) {
+  const bool uniform = !w.scales.size();
+  constexpr int kStep = kTernaryBlock / kGroup, kHalf = Packed ? 128 : 512;
+  for (int half = 0; half < 2; ++half) {
+    const int8_t* q = (Packed ? x.q : x.blocked) + size_t(t0) * x.cols();
+    __m256 f0[T], f1[T];
+    __m256i i0[T], i1[T];
+    for (int t = 0; t < T; ++t) {
+      f0[t] = f1[t] = _mm256_setzero_ps();
+      i0[t] = i1[t] = _mm256_set1_epi32(-x.total[t0 + t]);
+    }
+    for (int b = 0; b < x.blocks; ++b) {
+      const int g = b * kStep, groups = w.groups - g < kStep ? w.groups - g : kStep;
+      if (!uniform)
+        for (int t = 0; t < T; ++t) i0[t] = i1[t] = _mm256_set1_epi32(-x.sum[size_t(t0 + t) * x.blocks + b]);
+      ternary_sums<T, Packed>(codes + half * kHalf + size_t(g) * 2 * kHalf, q + size_t(g) * kGroup * T, groups, i0, i1);
+      if (uniform && b + 1 < x.blocks) continue;
+      const __m256 s0 = scale_of(w, tile, b, half * 16), s1 = scale_of(w, tile, b, half * 16 + 8);
+      for (int t = 0; t < T; ++t) {
+        f0[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(i0[t]), s0, f0[t]);
+        f1[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(i1[t]), s1, f1[t]);
+      }
+    }
+    for (int t = 0; t < T; ++t) {
+      float* out = y + size_t(t0 + t) * y_stride + tile * kTile + half * 16;
+      store_rows(out, f0[t], x.scale[t0 + t], add);
+      store_rows(out + 8, f1[t], x.scale[t0 + t], add);
+    }
+  }
+}
+
+using TernaryBlock = void (*)(const Matrix&, int, const uint8_t*, const TokenActivations&, int, float*, int, bool);
+
+void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                 bool add, uint8_t* scratch) {
+  static const TernaryBlock run[kTernaryTokens] = {ternary_block<1, false>, ternary_block<2, false>,
+                                                   ternary_block<3, false>, ternary_block<4, false>,
+                                                   ternary_block<5, false>, ternary_block<6, false>};
+  const int tokens = block_tokens(n, kTernaryTokens);
+  for (int tile = begin; tile < end; ++tile) {
+    if (n == 1) {
+      ternary_block<1, true>(w, tile, w.tile_codes(tile), x, 0, y, y_stride, add);
+      continue;
+    }
+    unpack_ternary(w.tile_codes(tile), w.groups, scratch);
+    for (int t = 0; t < n; t += tokens)
+      run[(n - t < tokens ? n - t : tokens) - 1](w, tile, scratch, x, t, y, y_stride, add);
+  }
+}
+
 }  // namespace
 }  // namespace avx2
 
@@ -165,7 +272,8 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
 
 const Kernels& avx2_kernels() {
   static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
-                             avx2::swiglu, avx2::attend,   avx2::statistics};
+                             avx2::swiglu, avx2::attend,   avx2::statistics,
+                             avx2::kTernaryTokens, 1 << 30, avx2::quantise_token, avx2::ternary_dot, nullptr};
   return table;
 }
 
