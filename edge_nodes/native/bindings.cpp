@@ -142,9 +142,10 @@ py::tuple multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<
         x.total[t] += sum;
       }
     }
+    const Product product{&w, y.data()};
     for (int i = 0; i < repeats; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      work.multiply(pool, k, {{&w, y.data()}}, x, n, false);
+      work.multiply(pool, k, &product, 1, x, n, false);
       best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
   }
@@ -205,7 +206,7 @@ Array<float> forward(Model& model, const Array<int32_t>& tokens, int first, bool
 }  // namespace
 
 PYBIND11_MODULE(_kernels, m) {
-  m.doc() = "Low-bit matrix kernels and the Llama decoder step.";
+  m.doc() = "Low-bit matrix kernels and the Llama and BitNet decoder step.";
   m.def(
       "supported_kernels",
       [] {
@@ -250,22 +251,26 @@ PYBIND11_MODULE(_kernels, m) {
 
   py::class_<Model>(m, "Model", "A Llama decoder; not thread-safe.")
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
-                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel) {
+                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel, bool bitnet,
+                       const std::string& method) {
              ModelConfig c{vocabulary, width,   hidden, layers,  heads,   kv_heads, head_dim,
-                           rope_dim,   context, batch,  threads, epsilon, kernel};
+                           rope_dim,   context, batch,  threads, epsilon, kernel,   bitnet,  method};
              return std::make_unique<Model>(c);
            }),
            py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
-           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto")
+           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto", py::arg("bitnet") = false,
+           py::arg("method") = "auto")
       .def(
           "set_matrix",
-          [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols) {
+          [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols,
+             float scale) {
             const Rows r = check_rows(type, data, cols);
             py::gil_scoped_release release;
-            return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols);
+            return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols, scale);
           },
-          py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"))
+          py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f)
+      .def("scale_matrix", &Model::scale_matrix, py::arg("name"), py::arg("factor"))
       .def(
           "set_vector",
           [](Model& model, const std::string& name, const Array<float>& data) {

@@ -47,26 +47,26 @@ void TernaryWork::arrange(Pool& pool, const Kernels& kernels, const TokenActivat
   });
 }
 
-void TernaryWork::multiply(Pool& pool, const Kernels& kernels, std::initializer_list<Product> products,
+void TernaryWork::multiply(Pool& pool, const Kernels& kernels, const Product* products, int count,
                            const TokenActivations& x, int n, bool add) {
   const bool tables = use_tables(kernels, n);
   arrange(pool, kernels, x, n, tables);
   int tiles = 0;
-  for (const Product& p : products) tiles += p.matrix->tiles;
+  for (int i = 0; i < count; ++i) tiles += products[i].matrix->tiles;
   // Rows of one chunk share the tables, which wants large chunks; otherwise small ones even out unequal threads.
   const int chunk = tables ? std::min(kLutTiles, (tiles + pool.threads() - 1) / pool.threads())
                            : std::min(64, std::max(1, tiles / (8 * pool.threads())));
   const auto run = tables ? kernels.ternary_lut : kernels.ternary_dot;
   pool.run((tiles + chunk - 1) / chunk, [&](int index, int thread) {
     int begin = index * chunk, end = std::min(tiles, begin + chunk);
-    for (const Product& p : products) {
+    for (int i = 0; i < count && end > 0; ++i) {
+      const Product& p = products[i];
       const int stop = std::min(end, p.matrix->tiles);
       if (begin < stop)
         run(*p.matrix, begin, stop, x, n, p.y, p.matrix->tiles * kTile, add,
             scratch_.data() + scratch_size_ * size_t(thread));
       begin = std::max(0, begin - p.matrix->tiles);
       end -= p.matrix->tiles;
-      if (end <= 0) break;
     }
   });
 }

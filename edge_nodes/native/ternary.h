@@ -2,8 +2,6 @@
 // Products of ternary matrices with a few or many tokens: the memory they need and the sharing-out of the work.
 #pragma once
 
-#include <initializer_list>
-
 #include "kernels.h"
 #include "pool.h"
 
@@ -24,8 +22,9 @@ class TernaryWork {
 
   // The activations of a product whose rows have `cols` columns; `cols` is a multiple of 32.
   TokenActivations activations(int cols);
+  bool empty() const { return !q_.size(); }
   // y (+)= W x for n tokens whose q, scale, sum and total are set.
-  void multiply(Pool& pool, const Kernels& kernels, std::initializer_list<Product> products, const TokenActivations& x,
+  void multiply(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& x,
                 int n, bool add);
   size_t bytes() const;
 
