@@ -222,7 +222,7 @@ def load(
     """Load a language model.
 
     Args:
-        path: name of an installed model ("smollm2-135m") or path of a GGUF file of the Llama or BitNet b1.58 architecture.
+        path: name of an installed model ("smollm2-135m") or path of a GGUF file: Llama or BitNet b1.58.
         threads: threads of the engine; 0 for `default_threads()`.
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
         kernel: "auto", one of `edge_nodes.native._kernels.supported_kernels()`, or for ternary weights "lut" or "dot":

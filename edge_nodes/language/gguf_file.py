@@ -51,7 +51,8 @@ class _Reader(gguf.GGUFReader):
 
     def _foreign(self, start: int, field: Any) -> Any:
         _, name, _, dims, kind, offset = field.parts
-        number, data, scale = int(kind[0]), np.empty(0, np.uint8), 1.0
+        number, scale = int(kind[0]), 1.0
+        data: np.ndarray = np.empty(0, np.uint8)
         if number == I2_S:  # 4 weights to a byte, then one float32 for the tensor
             cols, rows, at = int(dims[0]), int(np.prod(dims[1:])), int(start + offset[0])
             data = self._get(at, np.uint8, rows * cols // 4).reshape(rows, -1)

@@ -5,6 +5,7 @@
 #if EDGE_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // 64-byte vectors never cross a translation unit
@@ -261,6 +262,31 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
   }
 }
 
+EDGE_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+// 8 rows: 4 offsets each, of the bytes' bit pairs.
+EDGE_INLINE void lut_offsets_8(const uint8_t* line, uint64_t* out) {
+  const __m256i bytes = load_bytes(line), places = _mm256_set1_epi32(0x1b090301);
+  __m256i offsets[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i pairs = _mm256_maddubs_epi16(bits_of(bytes, i), places);
+    offsets[i] = _mm256_slli_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), 6);
+  }
+  const __m256i a = _mm256_or_si256(offsets[0], _mm256_slli_epi32(offsets[1], 16));
+  const __m256i b = _mm256_or_si256(offsets[2], _mm256_slli_epi32(offsets[3], 16));
+  const __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute2x128_si256(low, high, 0x20));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 4), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
+  lut_offsets_8(line, out);
+  lut_offsets_8(line + 32, out + 8);
+}
+
+#include "lut_ops.h"
+
 }  // namespace
 }  // namespace avx2
 
@@ -273,7 +299,7 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
 const Kernels& avx2_kernels() {
   static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
                              avx2::swiglu, avx2::attend,   avx2::statistics,
-                             avx2::kTernaryTokens, 1 << 30, avx2::quantise_token, avx2::ternary_dot, nullptr};
+                             avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut};
   return table;
 }
 

@@ -5,6 +5,7 @@
 #if EDGE_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #ifndef __clang__
@@ -264,6 +265,25 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
   }
 }
 
+EDGE_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+// Of 16 rows, 4 offsets each: 1, 3, 9 and 27 times the codes of 4 columns, times the 64 bytes of a table's row.
+EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
+  const __m512i bytes = _mm512_load_si512(line), places = _mm512_set1_epi32(0x1b090301);
+  __m512i offsets[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    offsets[i] = _mm512_slli_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), bits_of(bytes, i), places), 6);
+  const __m512i a = _mm512_or_si512(offsets[0], _mm512_slli_epi32(offsets[1], 16));
+  const __m512i b = _mm512_or_si512(offsets[2], _mm512_slli_epi32(offsets[3], 16));
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi32(a, low, b));
+  _mm512_storeu_si512(out + 8, _mm512_permutex2var_epi32(a, high, b));
+}
+
+#include "lut_ops.h"
+
 }  // namespace
 }  // namespace avx512
 
@@ -276,7 +296,7 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
 const Kernels& avx512_kernels() {
   static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
                              avx512::swiglu, avx512::attend,   avx512::statistics,
-                             avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, nullptr};
+                             avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut};
   return table;
 }
 

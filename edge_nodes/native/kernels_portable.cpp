@@ -141,13 +141,27 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
   }
 }
 
+void lut_offsets(const uint8_t* line, uint64_t* out) {
+  for (int r = 0; r < kLanes; ++r, line += 4) {
+    uint64_t row = 0;
+    for (int i = 0; i < 4; ++i) {
+      int index = 0;
+      for (int j = 3; j >= 0; --j) index = index * 3 + (line[j] >> 2 * i & 3);
+      row |= uint64_t(index * kTableTokens * 2) << 16 * i;
+    }
+    out[r] = row;
+  }
+}
+
+#include "lut_ops.h"
+
 }  // namespace
 }  // namespace portable
 
 const Kernels& portable_kernels() {
   using namespace portable;
   static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, statistics,
-                             1, 1 << 30, quantise_token, ternary_dot, nullptr};
+                             1, 32, quantise_token, ternary_dot, ternary_lut};
   return table;
 }
 
