@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -112,9 +113,8 @@ Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array
   return out;
 }
 
-// Seconds of the best of `repeats` runs are returned beside the product.
-py::tuple multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<float>& scale,
-                           const std::string& kernel, const std::string& method, int threads, int repeats) {
+Array<float> multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<float>& scale,
+                           const std::string& kernel, const std::string& method, int threads) {
   const Kernels& k = select_kernels(kernel);
   const int cols = w.groups * kGroup, stride = w.tiles * kTile;
   if (!w.ternary()) throw std::invalid_argument("the matrix is not ternary");
@@ -123,7 +123,6 @@ py::tuple multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<
   const int n = int(q.shape(0));
   Buffer<float> y(size_t(n) * stride);
   Array<float> out({n, w.rows});
-  double best = 1e300;
   {
     py::gil_scoped_release release;
     Pool pool(threads);
@@ -143,15 +142,109 @@ py::tuple multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<
       }
     }
     const Product product{&w, y.data()};
-    for (int i = 0; i < repeats; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      work.multiply(pool, k, &product, 1, x, n, false);
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    }
+    work.multiply(pool, k, &product, 1, x, n, false);
   }
   for (int t = 0; t < n; ++t)
     std::copy_n(y.data() + size_t(t) * stride, w.rows, out.mutable_data() + size_t(t) * w.rows);
-  return py::make_tuple(out, best);
+  return out;
+}
+
+using Clock = std::chrono::steady_clock;
+
+// Least seconds of `repeats` runs of `work`.
+template <typename Work>
+double least_seconds(int repeats, Work&& work) {
+  double best = 1e300;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+// Seconds of one product of each matrix with n random tokens.
+double time_products(const std::vector<const Matrix*>& matrices, int n, const std::string& kernel,
+                     const std::string& method, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  if (matrices.empty() || n < 1 || threads < 1 || repeats < 1) throw std::invalid_argument("nothing to multiply");
+  for (const Matrix* w : matrices)
+    if (!w->ternary() || w->groups != matrices[0]->groups || w->tiles != matrices[0]->tiles)
+      throw std::invalid_argument("the matrices must be ternary and of one shape");
+  const int cols = matrices[0]->groups * kGroup;
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  TernaryWork work(n, cols, threads, method_of(method));
+  const TokenActivations x = work.activations(cols);
+  Buffer<float> y(size_t(n) * matrices[0]->tiles * kTile);
+  uint32_t random = 1;
+  for (int t = 0; t < n; ++t) {
+    int8_t* q = x.q + size_t(t) * cols;
+    x.scale[t] = 1.0f;
+    x.total[t] = 0;
+    for (int b = 0; b < x.blocks; ++b) x.sum[size_t(t) * x.blocks + b] = 0;
+    for (int i = 0; i < cols; ++i) {
+      random = random * 1664525u + 1013904223u;
+      q[i] = int8_t(int(random >> 24) % 255 - 127);
+      x.sum[size_t(t) * x.blocks + i / kTernaryBlock] += q[i];
+      x.total[t] += q[i];
+    }
+  }
+  return least_seconds(repeats, [&] {
+    for (const Matrix* w : matrices) {
+      const Product product{w, y.data()};
+      work.multiply(pool, k, &product, 1, x, n, false);
+    }
+  });
+}
+
+double product_peak(const std::string& kernel, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr long kSteps = 500000;
+  const double macs = double(k.product_peak(1)) * kSteps * threads;
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  return macs / least_seconds(repeats, [&] { pool.run(threads, [&](int, int) { k.product_peak(kSteps); }); });
+}
+
+// Rows of 64 bytes a second, drawn at random from as many as the tables of a product have.
+double table_rows(const std::string& kernel, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr int kCount = 4096, kRounds = 1000;
+  Buffer<int16_t> table(size_t(kTableRows) * kTableTokens);
+  Buffer<uint32_t> offsets(kCount);
+  table.resize_zero(table.size());
+  uint32_t random = 1;
+  for (int i = 0; i < kCount; ++i) {
+    random = random * 1664525u + 1013904223u;
+    offsets[size_t(i)] = uint32_t(uint64_t(random) * kTableRows >> 32) * 64;
+  }
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  std::atomic<int> sink{0};
+  const double seconds = least_seconds(repeats, [&] {
+    pool.run(threads, [&](int, int) {
+      for (int i = 0; i < kRounds; ++i) sink += k.table_rows(table.data(), offsets.data(), kCount);
+    });
+  });
+  return double(kCount) * kRounds * threads / seconds;
+}
+
+// Bytes a second that are read from a buffer of `size` bytes.
+double memory_bandwidth(const std::string& kernel, int threads, int repeats, size_t size) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr size_t kChunk = 1 << 18;
+  const int chunks = int(std::min<size_t>(65535, size / kChunk));
+  if (!chunks) throw std::invalid_argument("the buffer must have 256 KiB or more");
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  Buffer<uint8_t> data(kChunk * chunks);
+  std::memset(data.data(), 1, data.bytes());
+  std::atomic<uint64_t> sink{0};
+  const double seconds = least_seconds(repeats, [&] {
+    pool.run(chunks, [&](int i, int) { sink += k.read(data.data() + kChunk * i, kChunk); });
+  });
+  return double(kChunk) * chunks / seconds;
 }
 
 py::tuple quantise_tokens(const Array<float>& x, const std::string& kernel) {
@@ -222,6 +315,16 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("statistics", &statistics, py::arg("logits"), py::arg("kernel") = "auto",
         "float32 (vocabulary,) -> argmax, log of the sum of exponentials, entropy in nats.");
 
+  m.def("time_products", &time_products, py::arg("matrices"), py::arg("n"), py::arg("kernel") = "auto",
+        py::arg("method") = "auto", py::arg("threads") = 1, py::arg("repeats") = 1,
+        "Least seconds for the products of all ternary matrices, one after the other, with n random tokens.");
+  m.def("product_peak", &product_peak, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
+        "int8 products a second on registers alone; 0 if the kernel has no instruction for them.");
+  m.def("table_rows", &table_rows, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
+        "Random rows of a look-up table, 32 int16 each, that are added up a second.");
+  m.def("memory_bandwidth", &memory_bandwidth, py::arg("kernel") = "auto", py::arg("threads") = 1,
+        py::arg("repeats") = 3, py::arg("size") = size_t(1) << 28, "Bytes read a second.");
+
   py::class_<Matrix>(m, "Matrix", "Weights of one GGUF matrix in the kernels' layout.")
       .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols, float scale) {
              const Rows r = check_rows(type, data, cols);
@@ -245,9 +348,23 @@ PYBIND11_MODULE(_kernels, m) {
            py::arg("threads") = 1, "int8 (n, k) and float32 (n, k / 32) -> float32 (n, rows).")
       .def_readonly("scale", &Matrix::scale)
       .def_property_readonly("uniform", [](const Matrix& w) { return w.ternary() && !w.scales.size(); })
+      .def(
+          "copy",
+          [](const Matrix& w) {
+            auto copy = std::make_unique<Matrix>();
+            copy->rows = w.rows, copy->cols = w.cols, copy->tiles = w.tiles, copy->groups = w.groups;
+            copy->bits = w.bits, copy->zero = w.zero, copy->has_min = w.has_min, copy->scale = w.scale;
+            copy->codes.resize(w.codes.size());
+            std::copy_n(w.codes.data(), w.codes.size(), copy->codes.data());
+            copy->scales.resize(w.scales.size());
+            std::copy_n(w.scales.data(), w.scales.size(), copy->scales.data());
+            copy->mins.resize(w.mins.size());
+            std::copy_n(w.mins.data(), w.mins.size(), copy->mins.data());
+            return copy;
+          },
+          "The same weights in memory of their own.")
       .def("multiply_ternary", &multiply_ternary, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto",
-           py::arg("method") = "auto", py::arg("threads") = 1, py::arg("repeats") = 1,
-           "int8 (n, cols) and float32 (n,) -> float32 (n, rows), and the least seconds of a run.");
+           py::arg("method") = "auto", py::arg("threads") = 1, "int8 (n, cols) and float32 (n,) -> float32 (n, rows).");
 
   py::class_<Model>(m, "Model", "A Llama decoder; not thread-safe.")
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,

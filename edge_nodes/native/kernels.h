@@ -157,6 +157,11 @@ struct Kernels {
                       bool add, uint8_t* scratch);
   void (*ternary_lut)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
                       bool add, uint8_t* scratch);
+
+  // What bounds these products, for measurements only.
+  long (*product_peak)(long steps);  // products of int8 with int8 on registers only; how many were made (0: unknown)
+  int (*table_rows)(const int16_t* table, const uint32_t* offsets, int count);  // adds up 64-byte rows
+  uint64_t (*read)(const uint8_t* data, size_t bytes);                          // reads a multiple of 1024 bytes
 };
 
 constexpr int kTableRows = 81 * 6;       // 6 tables of 3^4 patterns stay in the first-level cache

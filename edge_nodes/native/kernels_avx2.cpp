@@ -182,18 +182,16 @@ EDGE_INLINE void store_rows(float* out, const __m256& sum, float scale, bool add
   _mm256_storeu_ps(out, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), add ? _mm256_loadu_ps(out) : _mm256_setzero_ps()));
 }
 
-// Sums over at most 8 groups in int16: 64 steps of at most 2 * 2 * 128. `Packed` codes are unpacked on the way.
-template <int T, bool Packed>
+// Sums over at most 8 groups in int16: 64 steps of at most 2 * 2 * 128.
+template <int T>
 EDGE_INLINE void ternary_sums(const uint8_t* half, const int8_t* q, int groups, __m256i* low, __m256i* high) {
   __m256i a[T], b[T];
 #pragma GCC unroll 6
   for (int t = 0; t < T; ++t) a[t] = b[t] = _mm256_setzero_si256();
-  for (int g = 0; g < groups; ++g, half += Packed ? 256 : 1024) {
+  for (int g = 0; g < groups; ++g, half += 1024) {
 #pragma GCC unroll 8
     for (int s = 0; s < 8; ++s, q += 4 * T) {
-      const uint8_t* line = Packed ? half + s / 4 * 64 : half + s * 64;
-      const __m256i w0 = Packed ? bits_of(load_bytes(line), s % 4) : load_bytes(line);
-      const __m256i w1 = Packed ? bits_of(load_bytes(line + 32), s % 4) : load_bytes(line + 32);
+      const __m256i w0 = load_bytes(half + s * 64), w1 = load_bytes(half + s * 64 + 32);
 #pragma GCC unroll 6
       for (int t = 0; t < T; ++t) {
         const __m256i x = four_columns(q + 4 * t);
@@ -210,13 +208,13 @@ EDGE_INLINE void ternary_sums(const uint8_t* half, const int8_t* q, int groups, 
   }
 }
 
-template <int T, bool Packed>
+template <int T>
 void ternary_block(const Matrix& w, int tile, const uint8_t* codes, const TokenActivations& x, int t0, float* y,
                    int y_stride, bool add) {
   const bool uniform = !w.scales.size();
-  constexpr int kStep = kTernaryBlock / kGroup, kHalf = Packed ? 128 : 512;
+  constexpr int kStep = kTernaryBlock / kGroup, kHalf = 512;
   for (int half = 0; half < 2; ++half) {
-    const int8_t* q = (Packed ? x.q : x.blocked) + size_t(t0) * x.cols();
+    const int8_t* q = x.blocked + size_t(t0) * x.cols();
     __m256 f0[T], f1[T];
     __m256i i0[T], i1[T];
     for (int t = 0; t < T; ++t) {
@@ -227,7 +225,7 @@ void ternary_block(const Matrix& w, int tile, const uint8_t* codes, const TokenA
       const int g = b * kStep, groups = w.groups - g < kStep ? w.groups - g : kStep;
       if (!uniform)
         for (int t = 0; t < T; ++t) i0[t] = i1[t] = _mm256_set1_epi32(-x.sum[size_t(t0 + t) * x.blocks + b]);
-      ternary_sums<T, Packed>(codes + half * kHalf + size_t(g) * 2 * kHalf, q + size_t(g) * kGroup * T, groups, i0, i1);
+      ternary_sums<T>(codes + half * kHalf + size_t(g) * 2 * kHalf, q + size_t(g) * kGroup * T, groups, i0, i1);
       if (uniform && b + 1 < x.blocks) continue;
       const __m256 s0 = scale_of(w, tile, b, half * 16), s1 = scale_of(w, tile, b, half * 16 + 8);
       for (int t = 0; t < T; ++t) {
@@ -243,17 +241,57 @@ void ternary_block(const Matrix& w, int tile, const uint8_t* codes, const TokenA
   }
 }
 
+// One token straight from the packed codes, all 32 rows at once: the weights are one stream.
+void ternary_one(const Matrix& w, int tile, const TokenActivations& x, float* y, bool add) {
+  const bool uniform = !w.scales.size();
+  constexpr int kStep = kTernaryBlock / kGroup;
+  const __m256i ones = _mm256_set1_epi16(1);
+  const uint8_t* codes = w.tile_codes(tile);
+  const int8_t* q = x.q;
+  __m256 f[4];
+  __m256i sums[4];
+  for (int r = 0; r < 4; ++r) {
+    f[r] = _mm256_setzero_ps();
+    sums[r] = _mm256_set1_epi32(-x.total[0]);
+  }
+  for (int b = 0, g = 0; b < x.blocks; ++b) {
+    __m256i acc[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) acc[r] = _mm256_setzero_si256();
+    for (const int stop = g + kStep < w.groups ? g + kStep : w.groups; g < stop; ++g, codes += 256, q += kGroup) {
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; ++p)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const __m256i a = four_columns(q + p * 16 + i * 4);
+#pragma GCC unroll 4
+          for (int r = 0; r < 4; ++r) {
+            const __m256i line = load_bytes(codes + r / 2 * 128 + p * 64 + r % 2 * 32);
+            acc[r] = _mm256_add_epi16(acc[r], _mm256_maddubs_epi16(bits_of(line, i), a));
+          }
+        }
+    }
+    if (!uniform)
+      for (int r = 0; r < 4; ++r) sums[r] = _mm256_set1_epi32(-x.sum[b]);
+    for (int r = 0; r < 4; ++r) {
+      sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(acc[r], ones));
+      if (!uniform || b + 1 == x.blocks)
+        f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r]), scale_of(w, tile, b, r * 8), f[r]);
+    }
+  }
+  for (int r = 0; r < 4; ++r) store_rows(y + tile * kTile + r * 8, f[r], x.scale[0], add);
+}
+
 using TernaryBlock = void (*)(const Matrix&, int, const uint8_t*, const TokenActivations&, int, float*, int, bool);
 
 void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
                  bool add, uint8_t* scratch) {
-  static const TernaryBlock run[kTernaryTokens] = {ternary_block<1, false>, ternary_block<2, false>,
-                                                   ternary_block<3, false>, ternary_block<4, false>,
-                                                   ternary_block<5, false>, ternary_block<6, false>};
+  static const TernaryBlock run[kTernaryTokens] = {ternary_block<1>, ternary_block<2>, ternary_block<3>,
+                                                   ternary_block<4>, ternary_block<5>, ternary_block<6>};
   const int tokens = block_tokens(n, kTernaryTokens);
   for (int tile = begin; tile < end; ++tile) {
     if (n == 1) {
-      ternary_block<1, true>(w, tile, w.tile_codes(tile), x, 0, y, y_stride, add);
+      ternary_one(w, tile, x, y, add);
       continue;
     }
     unpack_ternary(w.tile_codes(tile), w.groups, scratch);
@@ -287,6 +325,22 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 
 #include "lut_ops.h"
 
+long product_peak(long steps) {
+  __m256i acc[12], codes = _mm256_set1_epi8(1), q = _mm256_set1_epi8(2);
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) acc[j] = _mm256_setzero_si256();
+  for (long i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) {
+      asm volatile("" : "+x"(q));  // the compiler must not see that nothing changes
+      acc[j] = _mm256_add_epi16(acc[j], _mm256_maddubs_epi16(codes, q));
+    }
+  }
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) asm volatile("" : "+x"(acc[j]));
+  return steps * 12 * 32;
+}
+
 }  // namespace
 }  // namespace avx2
 
@@ -299,7 +353,8 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 const Kernels& avx2_kernels() {
   static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
                              avx2::swiglu, avx2::attend,   avx2::statistics,
-                             avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut};
+                             avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut,
+                             avx2::product_peak, avx2::table_rows, avx2::read_memory};
   return table;
 }
 

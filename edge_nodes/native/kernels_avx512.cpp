@@ -220,7 +220,6 @@ void ternary_one(const Matrix& w, int tile, const TokenActivations& x, float* y,
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) low[i / 4][i % 4] = high[i / 4][i % 4] = _mm512_setzero_si512();
     for (const int stop = g + step < w.groups ? g + step : w.groups; g < stop; ++g, codes += 256, q += kGroup) {
-      for (int line = 0; line < 256; line += 64) _mm_prefetch(reinterpret_cast<const char*>(codes + 4096 + line), _MM_HINT_T0);
 #pragma GCC unroll 2
       for (int p = 0; p < 2; ++p) {
         const __m512i w0 = _mm512_load_si512(codes + p * 64), w1 = _mm512_load_si512(codes + 128 + p * 64);
@@ -284,6 +283,22 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 
 #include "lut_ops.h"
 
+long product_peak(long steps) {
+  __m512i acc[24], codes = _mm512_set1_epi8(1), q = _mm512_set1_epi8(2);
+#pragma GCC unroll 24
+  for (int j = 0; j < 24; ++j) acc[j] = _mm512_setzero_si512();
+  for (long i = 0; i < steps; ++i) {
+#pragma GCC unroll 24
+    for (int j = 0; j < 24; ++j) {
+      asm volatile("" : "+v"(q));  // the compiler must not see that nothing changes
+      acc[j] = _mm512_dpbusd_epi32(acc[j], codes, q);
+    }
+  }
+#pragma GCC unroll 24
+  for (int j = 0; j < 24; ++j) asm volatile("" : "+v"(acc[j]));
+  return steps * 24 * 64;
+}
+
 }  // namespace
 }  // namespace avx512
 
@@ -296,7 +311,8 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 const Kernels& avx512_kernels() {
   static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
                              avx512::swiglu, avx512::attend,   avx512::statistics,
-                             avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut};
+                             avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut,
+                             avx512::product_peak, avx512::table_rows, avx512::read_memory};
   return table;
 }
 

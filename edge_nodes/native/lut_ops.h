@@ -165,3 +165,24 @@ static void ternary_lut(const Matrix& w, int begin, int end, const TokenActivati
     lut_rows(w, begin, (end - begin) * kTile, x, s * kTableTokens, std::min(kLutGroups, sets - s), n, y, y_stride, add,
              scratch);
 }
+
+// --- the bounds of the above, for measurements ---
+
+static int table_rows(const int16_t* table, const uint32_t* offsets, int count) {
+  LutRow sums[4] = {};
+  for (int i = 0; i + 4 <= count; i += 4)
+    for (int j = 0; j < 4; ++j) add_entry(sums[j], table, offsets[i + j]);
+  for (int j = 1; j < 4; ++j) add_lut(sums[0], sums[j]);
+  return sums[0].part[0][0];
+}
+
+static uint64_t read_memory(const uint8_t* data, size_t bytes) {
+  IntVec sums[8] = {};
+  constexpr size_t kStep = sizeof sums;
+  for (size_t i = 0; i + kStep <= bytes; i += kStep) {
+    __builtin_prefetch(data + i + 4096);
+    for (int j = 0; j < 8; ++j) sums[j] += reinterpret_cast<const IntVec*>(data + i)[j];
+  }
+  for (int j = 1; j < 8; ++j) sums[0] += sums[j];
+  return uint64_t(uint32_t(sums[0][0]));
+}

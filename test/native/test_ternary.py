@@ -87,7 +87,7 @@ def test_products_equal_integers(kernel, rows, cols, n, threads, method, weights
     rng = np.random.default_rng([rows, cols, n])
     w = trits(rng, rows, cols, weights)
     q = rng.integers(-128, 128, (n, cols)).astype(np.int8) if extreme is None else np.full((n, cols), extreme, np.int8)
-    got, _ = matrix(w).multiply_ternary(q, np.ones(n, np.float32), kernel, method, threads)
+    got = matrix(w).multiply_ternary(q, np.ones(n, np.float32), kernel, method, threads)
     np.testing.assert_array_equal(got, q.astype(np.int64) @ w.T.astype(np.int64))  # sums are below 2^24
 
 
@@ -106,7 +106,7 @@ def test_scales_are_applied_in_one_order(kernel, method, n, kind):
         values = (w.reshape(70, 3, 256) * scales[..., None].astype(np.float32)).reshape(70, 768)
         packed = kernels.Matrix(kind, gguf.quants.quantize(values, gguf.GGMLQuantizationType.TQ2_0), 768)
         assert not packed.uniform
-    got, _ = packed.multiply_ternary(q, q_scale, kernel, method, 2)
+    got = packed.multiply_ternary(q, q_scale, kernel, method, 2)
     np.testing.assert_array_equal(got, float_reference(w, scales, q, q_scale))
 
 
@@ -115,9 +115,9 @@ def test_a_token_does_not_depend_on_its_batch(kernel):
     rng = np.random.default_rng(8)
     packed = matrix(trits(rng, 100, 544), 0.1)
     q, scale = rng.integers(-127, 128, (67, 544)).astype(np.int8), rng.uniform(0.001, 1, 67).astype(np.float32)
-    one_by_one = [packed.multiply_ternary(q[t : t + 1], scale[t : t + 1], kernel)[0][0] for t in range(67)]
+    one_by_one = [packed.multiply_ternary(q[t : t + 1], scale[t : t + 1], kernel)[0] for t in range(67)]
     for method in METHODS:
-        np.testing.assert_array_equal(packed.multiply_ternary(q, scale, kernel, method)[0], np.stack(one_by_one))
+        np.testing.assert_array_equal(packed.multiply_ternary(q, scale, kernel, method), np.stack(one_by_one))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -154,3 +154,15 @@ def test_malformed_input_is_refused():
         kernels.Matrix("Q8_0", np.zeros((2, 34), np.uint8), 32).multiply_ternary(
             np.zeros((1, 32), np.int8), np.ones(1, np.float32)
         )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_measurements(kernel):
+    packed = matrix(trits(np.random.default_rng(0), 64, 256))
+    for method in METHODS:
+        assert 0 < kernels.time_products([packed, packed.copy()], 33, kernel, method, 2, 2) < 1
+    assert kernels.table_rows(kernel, 1, 1) > 0
+    assert kernels.memory_bandwidth(kernel, 2, 1, 1 << 20) > 0
+    assert (kernels.product_peak(kernel, 1, 1) > 0) == (kernel != "portable")
+    with pytest.raises(ValueError, match="one shape"):
+        kernels.time_products([packed, matrix(trits(np.random.default_rng(0), 65, 256))], 1)
