@@ -123,6 +123,23 @@ def bench_graph(
         console.print(f"figures: {as_json}")
 
 
+@bench_app.command("lut")
+def bench_lut(
+    as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option(help="Fewer shapes and token counts; done in 20 s.")] = False,
+) -> None:
+    """Time the products of ternary weights, and what bounds them on this machine."""
+    from edge_nodes.cli import bench_lut as command
+
+    console = Console()
+    result = command.lut_bench(console, quick=quick)
+    command.show(console, result)
+    if as_json:
+        as_json.parent.mkdir(parents=True, exist_ok=True)
+        as_json.write_text(json.dumps(result, indent=1) + "\n")
+        console.print(f"figures: {as_json}")
+
+
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List shipped, installed and known models."""

@@ -42,8 +42,8 @@ class LanguageConfig:
     model: str = parameter("smollm2-135m", "Name of an installed model, or path of a GGUF file.", fixed=True)
     kernel: str = parameter(
         "auto",
-        "Instruction set of the matrix products.",
-        choices=("auto", "avx512vnni", "avx2", "portable"),
+        "Instruction set of the matrix products; lut and dot force how ternary weights are multiplied.",
+        choices=("auto", "lut", "dot", "avx512vnni", "avx2", "portable"),
         fixed=True,
     )
     threads: int = parameter(

@@ -18,6 +18,7 @@ from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.sampling import Sampler
 from edge_nodes.language.tokenizer import Tokenizer
 
+METHODS = ("lut", "dot")
 PREFILL_TOKENS = 64  # tokens of one step: a prompt can be interrupted between steps
 
 
@@ -221,10 +222,11 @@ def load(
     """Load a language model.
 
     Args:
-        path: name of an installed model ("smollm2-135m") or path of a GGUF file of the Llama architecture.
+        path: name of an installed model ("smollm2-135m") or path of a GGUF file: Llama or BitNet b1.58.
         threads: threads of the engine; 0 for `default_threads()`.
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
-        kernel: "auto" or one of `edge_nodes.native._kernels.supported_kernels()`.
+        kernel: "auto", one of `edge_nodes.native._kernels.supported_kernels()`, or for ternary weights "lut" or "dot":
+            the processor's best instructions with look-up tables or int8 products forced. Neither changes a result.
         progress: called with one line of text at each step.
 
     Raises:
@@ -240,15 +242,16 @@ def load(
     tokenizer = Tokenizer(file.metadata)
     context = min(context_tokens, int(file.number("context_length", context_tokens)))
     sizes = {**file.sizes(), "context": context, "batch": PREFILL_TOKENS, "threads": threads or default_threads()}
-    if kernel not in ("auto", *native.supported_kernels()):
+    if kernel not in ("auto", *METHODS, *native.supported_kernels()):
         raise LanguageError(
             "this processor has no such kernel",
             got=kernel,
-            expected="one of auto, " + ", ".join(native.supported_kernels()),
+            expected="one of auto, lut, dot, " + ", ".join(native.supported_kernels()),
             state=State.NO_DEVICE,
         )
     try:
-        model = native.Model(**sizes, kernel=kernel)
+        method = kernel if kernel in METHODS else "auto"
+        model = native.Model(**sizes, kernel="auto" if kernel in METHODS else kernel, method=method)
     except (ValueError, TypeError) as error:
         raise file.bad("unsupported sizes", error) from error
     file.fill(model, progress)

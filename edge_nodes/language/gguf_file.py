@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF file of the Llama architecture: checked metadata, and weights packed into the native model.
+"""A GGUF file of the Llama or BitNet b1.58 architecture: checked metadata, and weights packed into the native model.
 
-Block formats: ggml's GGUF specification (types Q4_0, Q4_1, Q8_0, Q6_K); the file is memory-mapped by `gguf`.
+Block formats: ggml's GGUF specification (types Q4_0, Q4_1, Q8_0, Q6_K, TQ1_0, TQ2_0) and bitnet.cpp's I2_S; the file is
+memory-mapped by `gguf`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -17,9 +19,11 @@ import numpy as np
 from edge_nodes.errors import State
 from edge_nodes.language.errors import LanguageError
 
-PACKED = ("Q4_0", "Q4_1", "Q8_0")  # kept as they are
+PACKED = ("Q4_0", "Q4_1", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are; ternary types at 2.00 bits
 CONVERTED = ("F32", "F16", "BF16", "Q6_K")  # matrices become 8 bits per weight at load
-ARCHITECTURES = ("llama",)
+BITNET = ("bitnet", "bitnet-b1.58")
+ARCHITECTURES = ("llama", *BITNET)
+I2_S = 36  # bitnet.cpp's number, unknown to `gguf`
 
 
 class _Reader(gguf.GGUFReader):
@@ -39,6 +43,28 @@ class _Reader(gguf.GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         values = self._get(start, scalar, length[0])
         return 12 + values.nbytes, [item, length, values], [2], [kind.ARRAY, inner]
+
+    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+        known = {int(t) for t in gguf.GGMLQuantizationType}
+        super()._build_tensors(start_offs, [f for f in fields if int(f.parts[4][0]) in known])
+        self.tensors += [self._foreign(start_offs, f) for f in fields if int(f.parts[4][0]) not in known]
+
+    def _foreign(self, start: int, field: Any) -> Any:
+        _, name, _, dims, kind, offset = field.parts
+        number, scale = int(kind[0]), 1.0
+        data: np.ndarray = np.empty(0, np.uint8)
+        if number == I2_S:  # 4 weights to a byte, then one float32 for the tensor
+            cols, rows, at = int(dims[0]), int(np.prod(dims[1:])), int(start + offset[0])
+            data = self._get(at, np.uint8, rows * cols // 4).reshape(rows, -1)
+            scale = float(self._get(at + data.size, np.float32)[0])
+        kind_name = "I2_S" if number == I2_S else f"number {number}"
+        return SimpleNamespace(
+            name=str(bytes(name), "utf-8"),
+            tensor_type=SimpleNamespace(name=kind_name),
+            shape=dims,
+            data=data,
+            scale=scale,
+        )
 
 
 def _read_strings(data: Any, start: int, count: int) -> tuple[list[memoryview], int]:
@@ -111,6 +137,7 @@ class GgufFile:
             "kv_heads": int(self.number("attention.head_count_kv", heads)),
             "head_dim": head_dim,
             "rope_dim": int(self.number("rope.dimension_count", head_dim)),
+            "bitnet": self.architecture in BITNET,
             "epsilon": float(self.number("attention.layer_norm_rms_epsilon", 1e-5)),
         }
 
@@ -140,6 +167,9 @@ class GgufFile:
             if done % 64 == 0:
                 progress(f"packing weights: {done} of {len(self.tensors)} tensors")
             self._set(model, tensor)
+        for name in (n for n in self.tensors if n.endswith(".scale")):
+            if not model.scale_matrix(name.removesuffix(".scale"), float(self.tensors[name].data[0])):
+                raise self.bad("scale of no ternary tensor", name)
         if missing := model.missing():
             raise self.bad("missing tensors", ", ".join(missing[:5]))
 
@@ -152,13 +182,13 @@ class GgufFile:
 
     def _set(self, model: Any, tensor: Any) -> None:
         name, kind = tensor.name.removesuffix(".weight"), tensor.tensor_type.name
-        if name == "rope_freqs":
+        if name == "rope_freqs" or name.endswith(".scale"):
             return
         try:
             if len(tensor.shape) == 1:
                 known = model.set_vector(name, tensor.data)
             elif kind in PACKED:
-                known = model.set_matrix(name, kind, tensor.data, int(tensor.shape[0]))
+                known = model.set_matrix(name, kind, tensor.data, int(tensor.shape[0]), getattr(tensor, "scale", 1.0))
             else:
                 values = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
                 known = model.set_matrix(name, "F32", values.view(np.uint8), int(tensor.shape[0]))

@@ -4,11 +4,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
 #include <stdexcept>
 
 #include "kernels.h"
 #include "model.h"
 #include "pool.h"
+#include "ternary.h"
 
 namespace py = pybind11;
 using namespace edge;
@@ -23,6 +28,10 @@ Source source_of(const std::string& type) {
   if (type == "Q4_0") return Source::q4_0;
   if (type == "Q4_1") return Source::q4_1;
   if (type == "Q8_0") return Source::q8_0;
+  if (type == "TQ1_0") return Source::tq1_0;
+  if (type == "TQ2_0") return Source::tq2_0;
+  if (type == "I2_S") return Source::i2_s;
+  if (type == "TRITS") return Source::trits;
   throw std::invalid_argument("no packing for weight type " + type);
 }
 
@@ -35,6 +44,14 @@ size_t row_bytes_of(Source source, int cols) {
       return groups * 20;
     case Source::q8_0:
       return groups * 34;
+    case Source::tq1_0:
+      return groups / 8 * 54;
+    case Source::tq2_0:
+      return groups / 8 * 66;
+    case Source::i2_s:
+      return size_t(cols) / 4;
+    case Source::trits:
+      return size_t(cols);
     default:
       return size_t(cols) * sizeof(float);
   }
@@ -51,8 +68,12 @@ struct Rows {
 Rows check_rows(const std::string& type, const Array<uint8_t>& data, int cols) {
   const Source source = source_of(type);
   if (data.ndim() != 2 || cols < 1) throw std::invalid_argument("weights must be bytes of shape (rows, row bytes)");
-  if (source != Source::f32 && cols % kGroup)
-    throw std::invalid_argument(type + " rows must be a multiple of 32 weights");
+  const int step = source == Source::f32 || source == Source::trits       ? 1
+                   : source == Source::tq1_0 || source == Source::tq2_0 ? 256
+                   : source == Source::i2_s                             ? 128
+                                                                        : kGroup;
+  if (cols % step)
+    throw std::invalid_argument(type + " rows must be a multiple of " + std::to_string(step) + " weights");
   const size_t want = row_bytes_of(source, cols);
   if (size_t(data.shape(1)) != want)
     throw std::invalid_argument(type + " rows of " + std::to_string(cols) + " weights take " + std::to_string(want) +
@@ -64,6 +85,7 @@ Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array
                             const std::string& kernel, int threads) {
   const Kernels& k = select_kernels(kernel);
   const int groups = w.groups, n = int(q.shape(0)), stride = w.tiles * kTile;
+  if (w.ternary()) throw std::invalid_argument("ternary matrices have multiply_ternary");
   if (q.ndim() != 2 || q.shape(1) != groups * kGroup || scale.ndim() != 2 || scale.shape(0) != n ||
       scale.shape(1) != groups)
     throw std::invalid_argument("activations must be int8 (n, columns rounded up to 32) and float32 (n, groups)");
@@ -89,6 +111,155 @@ Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array
   for (int t = 0; t < n; ++t)
     std::copy_n(y.data() + size_t(t) * stride, w.rows, out.mutable_data() + size_t(t) * w.rows);
   return out;
+}
+
+Array<float> multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Array<float>& scale,
+                           const std::string& kernel, const std::string& method, int threads) {
+  const Kernels& k = select_kernels(kernel);
+  const int cols = w.groups * kGroup, stride = w.tiles * kTile;
+  if (!w.ternary()) throw std::invalid_argument("the matrix is not ternary");
+  if (q.ndim() != 2 || q.shape(0) < 1 || q.shape(1) != w.cols || scale.ndim() != 1 || scale.shape(0) != q.shape(0))
+    throw std::invalid_argument("activations must be int8 (n, columns) and float32 (n,)");
+  const int n = int(q.shape(0));
+  Buffer<float> y(size_t(n) * stride);
+  Array<float> out({n, w.rows});
+  {
+    py::gil_scoped_release release;
+    Pool pool(threads);
+    TernaryWork work(n, cols, threads, method_of(method));
+    TokenActivations x = work.activations(cols);
+    for (int t = 0; t < n; ++t) {
+      int8_t* row = x.q + size_t(t) * cols;
+      std::memset(row, 0, size_t(cols));
+      std::memcpy(row, q.data() + size_t(t) * w.cols, size_t(w.cols));
+      x.scale[t] = scale.data()[t];
+      x.total[t] = 0;
+      for (int b = 0; b < x.blocks; ++b) {
+        int32_t sum = 0;
+        for (int c = b * kTernaryBlock; c < std::min(cols, (b + 1) * kTernaryBlock); ++c) sum += row[c];
+        x.sum[size_t(t) * x.blocks + b] = sum;
+        x.total[t] += sum;
+      }
+    }
+    const Product product{&w, y.data()};
+    work.multiply(pool, k, &product, 1, x, n, false);
+  }
+  for (int t = 0; t < n; ++t)
+    std::copy_n(y.data() + size_t(t) * stride, w.rows, out.mutable_data() + size_t(t) * w.rows);
+  return out;
+}
+
+using Clock = std::chrono::steady_clock;
+
+// Least seconds of `repeats` runs of `work`.
+template <typename Work>
+double least_seconds(int repeats, Work&& work) {
+  double best = 1e300;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+// Seconds of one product of each matrix with n random tokens.
+double time_products(const std::vector<const Matrix*>& matrices, int n, const std::string& kernel,
+                     const std::string& method, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  if (matrices.empty() || n < 1 || threads < 1 || repeats < 1) throw std::invalid_argument("nothing to multiply");
+  for (const Matrix* w : matrices)
+    if (!w->ternary() || w->groups != matrices[0]->groups || w->tiles != matrices[0]->tiles)
+      throw std::invalid_argument("the matrices must be ternary and of one shape");
+  const int cols = matrices[0]->groups * kGroup;
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  TernaryWork work(n, cols, threads, method_of(method));
+  const TokenActivations x = work.activations(cols);
+  Buffer<float> y(size_t(n) * matrices[0]->tiles * kTile);
+  uint32_t random = 1;
+  for (int t = 0; t < n; ++t) {
+    int8_t* q = x.q + size_t(t) * cols;
+    x.scale[t] = 1.0f;
+    x.total[t] = 0;
+    for (int b = 0; b < x.blocks; ++b) x.sum[size_t(t) * x.blocks + b] = 0;
+    for (int i = 0; i < cols; ++i) {
+      random = random * 1664525u + 1013904223u;
+      q[i] = int8_t(int(random >> 24) % 255 - 127);
+      x.sum[size_t(t) * x.blocks + i / kTernaryBlock] += q[i];
+      x.total[t] += q[i];
+    }
+  }
+  return least_seconds(repeats, [&] {
+    for (const Matrix* w : matrices) {
+      const Product product{w, y.data()};
+      work.multiply(pool, k, &product, 1, x, n, false);
+    }
+  });
+}
+
+double product_peak(const std::string& kernel, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr long kSteps = 500000;
+  const double macs = double(k.product_peak(1)) * kSteps * threads;
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  return macs / least_seconds(repeats, [&] { pool.run(threads, [&](int, int) { k.product_peak(kSteps); }); });
+}
+
+// Rows of 64 bytes a second, drawn at random from as many as the tables of a product have.
+double table_rows(const std::string& kernel, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr int kCount = 4096, kRounds = 1000;
+  Buffer<int16_t> table(size_t(kTableRows) * kTableTokens);
+  Buffer<uint32_t> offsets(kCount);
+  table.resize_zero(table.size());
+  uint32_t random = 1;
+  for (int i = 0; i < kCount; ++i) {
+    random = random * 1664525u + 1013904223u;
+    offsets[size_t(i)] = uint32_t(uint64_t(random) * kTableRows >> 32) * 64;
+  }
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  std::atomic<int> sink{0};
+  const double seconds = least_seconds(repeats, [&] {
+    pool.run(threads, [&](int, int) {
+      for (int i = 0; i < kRounds; ++i) sink += k.table_rows(table.data(), offsets.data(), kCount);
+    });
+  });
+  return double(kCount) * kRounds * threads / seconds;
+}
+
+// Bytes a second that are read from a buffer of `size` bytes.
+double memory_bandwidth(const std::string& kernel, int threads, int repeats, size_t size) {
+  const Kernels& k = select_kernels(kernel);
+  constexpr size_t kChunk = 1 << 18;
+  const int chunks = int(std::min<size_t>(65535, size / kChunk));
+  if (!chunks) throw std::invalid_argument("the buffer must have 256 KiB or more");
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  Buffer<uint8_t> data(kChunk * chunks);
+  std::memset(data.data(), 1, data.bytes());
+  std::atomic<uint64_t> sink{0};
+  const double seconds = least_seconds(repeats, [&] {
+    pool.run(chunks, [&](int i, int) { sink += k.read(data.data() + kChunk * i, kChunk); });
+  });
+  return double(kChunk) * chunks / seconds;
+}
+
+py::tuple quantise_tokens(const Array<float>& x, const std::string& kernel) {
+  const Kernels& k = select_kernels(kernel);
+  if (x.ndim() != 2 || x.shape(1) % kGroup) throw std::invalid_argument("expected float32 (n, multiple of 32)");
+  const py::ssize_t n = x.shape(0), cols = x.shape(1), blocks = (cols + kTernaryBlock - 1) / kTernaryBlock;
+  Array<int8_t> q({n, cols});
+  Array<float> scale(n);
+  Array<int32_t> sum({n, blocks});
+  for (py::ssize_t t = 0; t < n; ++t) {
+    int32_t total;
+    k.quantise_token(x.data() + t * cols, int(cols), q.mutable_data() + t * cols, scale.mutable_data() + t,
+                     sum.mutable_data() + t * blocks, &total);
+  }
+  return py::make_tuple(q, scale, sum);
 }
 
 py::tuple quantise(const Array<float>& x, const std::string& kernel) {
@@ -128,7 +299,7 @@ Array<float> forward(Model& model, const Array<int32_t>& tokens, int first, bool
 }  // namespace
 
 PYBIND11_MODULE(_kernels, m) {
-  m.doc() = "Low-bit matrix kernels and the Llama decoder step.";
+  m.doc() = "Low-bit matrix kernels and the Llama and BitNet decoder step.";
   m.def(
       "supported_kernels",
       [] {
@@ -139,17 +310,29 @@ PYBIND11_MODULE(_kernels, m) {
       "Names of the kernels this processor can run, fastest first.");
   m.def("quantise", &quantise, py::arg("x"), py::arg("kernel") = "auto",
         "float32 (n, k) -> int8 codes (n, k), float32 scales and int32 sums (n, k / 32).");
+  m.def("quantise_tokens", &quantise_tokens, py::arg("x"), py::arg("kernel") = "auto",
+        "float32 (n, k) -> int8 codes (n, k), float32 scales (n,) and int32 sums (n, k / 256).");
   m.def("statistics", &statistics, py::arg("logits"), py::arg("kernel") = "auto",
         "float32 (vocabulary,) -> argmax, log of the sum of exponentials, entropy in nats.");
 
+  m.def("time_products", &time_products, py::arg("matrices"), py::arg("n"), py::arg("kernel") = "auto",
+        py::arg("method") = "auto", py::arg("threads") = 1, py::arg("repeats") = 1,
+        "Least seconds for the products of all ternary matrices, one after the other, with n random tokens.");
+  m.def("product_peak", &product_peak, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
+        "int8 products a second on registers alone; 0 if the kernel has no instruction for them.");
+  m.def("table_rows", &table_rows, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
+        "Random rows of a look-up table, 32 int16 each, that are added up a second.");
+  m.def("memory_bandwidth", &memory_bandwidth, py::arg("kernel") = "auto", py::arg("threads") = 1,
+        py::arg("repeats") = 3, py::arg("size") = size_t(1) << 28, "Bytes read a second.");
+
   py::class_<Matrix>(m, "Matrix", "Weights of one GGUF matrix in the kernels' layout.")
-      .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols) {
+      .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols, float scale) {
              const Rows r = check_rows(type, data, cols);
              auto matrix = std::make_unique<Matrix>();
-             matrix->pack(r.source, r.data, r.row_bytes, r.rows, r.cols);
+             matrix->pack(r.source, r.data, r.row_bytes, r.rows, r.cols, scale);
              return matrix;
            }),
-           py::arg("type"), py::arg("data"), py::arg("cols"))
+           py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f)
       .def_readonly("rows", &Matrix::rows)
       .def_readonly("cols", &Matrix::cols)
       .def_property_readonly("bytes", &Matrix::bytes)
@@ -162,26 +345,49 @@ PYBIND11_MODULE(_kernels, m) {
           },
           "float32 (rows, columns rounded up to 32).")
       .def("multiply", &multiply_codes, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto",
-           py::arg("threads") = 1, "int8 (n, k) and float32 (n, k / 32) -> float32 (n, rows).");
+           py::arg("threads") = 1, "int8 (n, k) and float32 (n, k / 32) -> float32 (n, rows).")
+      .def_readonly("scale", &Matrix::scale)
+      .def_property_readonly("uniform", [](const Matrix& w) { return w.ternary() && !w.scales.size(); })
+      .def(
+          "copy",
+          [](const Matrix& w) {
+            auto copy = std::make_unique<Matrix>();
+            copy->rows = w.rows, copy->cols = w.cols, copy->tiles = w.tiles, copy->groups = w.groups;
+            copy->bits = w.bits, copy->zero = w.zero, copy->has_min = w.has_min, copy->scale = w.scale;
+            copy->codes.resize(w.codes.size());
+            std::copy_n(w.codes.data(), w.codes.size(), copy->codes.data());
+            copy->scales.resize(w.scales.size());
+            std::copy_n(w.scales.data(), w.scales.size(), copy->scales.data());
+            copy->mins.resize(w.mins.size());
+            std::copy_n(w.mins.data(), w.mins.size(), copy->mins.data());
+            return copy;
+          },
+          "The same weights in memory of their own.")
+      .def("multiply_ternary", &multiply_ternary, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto",
+           py::arg("method") = "auto", py::arg("threads") = 1, "int8 (n, cols) and float32 (n,) -> float32 (n, rows).");
 
   py::class_<Model>(m, "Model", "A Llama decoder; not thread-safe.")
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
-                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel) {
+                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel, bool bitnet,
+                       const std::string& method) {
              ModelConfig c{vocabulary, width,   hidden, layers,  heads,   kv_heads, head_dim,
-                           rope_dim,   context, batch,  threads, epsilon, kernel};
+                           rope_dim,   context, batch,  threads, epsilon, kernel,   bitnet,  method};
              return std::make_unique<Model>(c);
            }),
            py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
-           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto")
+           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto", py::arg("bitnet") = false,
+           py::arg("method") = "auto")
       .def(
           "set_matrix",
-          [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols) {
+          [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols,
+             float scale) {
             const Rows r = check_rows(type, data, cols);
             py::gil_scoped_release release;
-            return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols);
+            return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols, scale);
           },
-          py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"))
+          py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f)
+      .def("scale_matrix", &Model::scale_matrix, py::arg("name"), py::arg("factor"))
       .def(
           "set_vector",
           [](Model& model, const std::string& name, const Array<float>& data) {

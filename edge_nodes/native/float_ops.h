@@ -68,6 +68,26 @@ static void quantise(const float* x, int groups, int8_t* q, float* scale, int32_
   }
 }
 
+// One scale for the whole token: BitNet's rule, with 1e-5 as the least maximum.
+static void quantise_token(const float* x, int cols, int8_t* q, float* scale, int32_t* sum, int32_t* total) {
+  Vec most{};
+  for (int i = 0; i < cols; i += kFloats) most = larger(most, larger(load(x + i), -load(x + i)));
+  const float top = max_lanes(most), largest = top > 1e-5f ? top : 1e-5f, inverse = 127.0f / largest;
+  *total = 0;
+  for (int begin = 0; begin < cols; begin += kTernaryBlock) {
+    const int end = begin + kTernaryBlock < cols ? begin + kTernaryBlock : cols;
+    int block = 0;
+    for (int i = begin; i < end; ++i) {
+      const int code = int(__builtin_rintf(x[i] * inverse));
+      q[i] = int8_t(code);
+      block += code;
+    }
+    *sum++ = block;
+    *total += block;
+  }
+  *scale = largest / 127.0f;
+}
+
 static void rms_norm(const float* x, const float* weight, int n, int padded, float eps, float* y) {
   Vec squares{};
   for (int i = 0; i < padded; i += kFloats) squares += load(x + i) * load(x + i);

@@ -2,6 +2,7 @@
 // Packing of matrices, half precision, and the choice of kernels.
 #include "kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -89,6 +90,40 @@ Block read_f32(const uint8_t* p, int count) {
   return b;
 }
 
+// Codes 0..2 of 256 weights, and their scale in half precision.
+uint16_t read_tq2_0(const uint8_t* p, uint8_t* codes) {
+  for (int i = 0; i < kTernaryBlock; ++i) codes[i] = p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+  return read_u16(p + 64);
+}
+
+// Digit n (0 is the most significant) of a byte that holds ceil(q * 256 / 243).
+uint8_t trit(uint8_t byte, int n) {
+  static const uint8_t powers[] = {1, 3, 9, 27, 81};
+  return uint8_t(uint16_t(uint8_t(byte * powers[n])) * 3 >> 8);
+}
+
+uint16_t read_tq1_0(const uint8_t* p, uint8_t* codes) {
+  for (int i = 0; i < 160; ++i) codes[i] = trit(p[i % 32], i / 32);
+  for (int i = 0; i < 80; ++i) codes[160 + i] = trit(p[32 + i % 16], i / 16);
+  for (int i = 0; i < 16; ++i) codes[240 + i] = trit(p[48 + i % 4], i / 4);
+  return read_u16(p + 52);
+}
+
+// Codes 0..2 of a whole row; scales of its blocks in half precision, if the type has them.
+void read_ternary(Source source, const uint8_t* p, int cols, uint8_t* codes, uint16_t* scales) {
+  if (source == Source::trits) {
+    for (int i = 0; i < cols; ++i) codes[i] = uint8_t(int8_t(p[i]) + 1);
+  } else if (source == Source::i2_s) {
+    for (int i = 0; i < cols; ++i) codes[i] = p[i / 128 * 32 + i % 32] >> (6 - i % 128 / 32 * 2) & 3;
+  } else {
+    const int bytes = source == Source::tq2_0 ? 66 : 54;
+    for (int b = 0; b < cols / kTernaryBlock; ++b, p += bytes, codes += kTernaryBlock) {
+      scales[b] = (source == Source::tq2_0 ? read_tq2_0 : read_tq1_0)(p, codes);
+      if (!(scales[b] & 0x7fffu)) std::memset(codes, 1, kTernaryBlock);
+    }
+  }
+}
+
 Block read_block(Source source, const uint8_t* row, int group, int cols) {
   switch (source) {
     case Source::q4_0:
@@ -106,7 +141,9 @@ Block read_block(Source source, const uint8_t* row, int group, int cols) {
 void write_codes(uint8_t* group, int bits, int lane_row, const int* codes) {
   uint8_t* half = group + lane_row / kLanes * (bits * 64) + lane_row % kLanes * 4;
   for (int k = 0; k < kGroup; ++k) {
-    if (bits == 8)
+    if (bits == 2)
+      half[k / 16 * 64 + k % 4] |= uint8_t(codes[k] << (k % 16 / 4 * 2));
+    else if (bits == 8)
       half[k / 4 * 64 + k % 4] = uint8_t(codes[k]);
     else
       half[k % 16 / 4 * 64 + k % 4] |= uint8_t(codes[k] << (k < 16 ? 0 : 4));
@@ -115,17 +152,20 @@ void write_codes(uint8_t* group, int bits, int lane_row, const int* codes) {
 
 int read_code(const uint8_t* group, int bits, int lane_row, int k) {
   const uint8_t* half = group + lane_row / kLanes * (bits * 64) + lane_row % kLanes * 4;
+  if (bits == 2) return half[k / 16 * 64 + k % 4] >> (k % 16 / 4 * 2) & 3;
   if (bits == 8) return half[k / 4 * 64 + k % 4];
   return half[k % 16 / 4 * 64 + k % 4] >> (k < 16 ? 0 : 4) & 15;
 }
 
 }  // namespace
 
-void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows_in, int cols_in) {
+void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows_in, int cols_in,
+                  float tensor_scale) {
   rows = rows_in;
   cols = cols_in;
   tiles = (rows + kTile - 1) / kTile;
   groups = (cols + kGroup - 1) / kGroup;
+  if (is_ternary(source)) return pack_ternary(source, data, row_bytes, tensor_scale);
   bits = source == Source::q4_0 || source == Source::q4_1 ? 4 : 8;
   zero = source == Source::q4_0 ? 8 : source == Source::q4_1 ? 0 : 128;
   has_min = source == Source::q4_1;
@@ -144,7 +184,55 @@ void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows
   }
 }
 
+void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale) {
+  bits = 2;
+  zero = 1;
+  const bool blocked = source == Source::tq1_0 || source == Source::tq2_0;
+  const int count = blocks();
+  codes.resize(size_t(tiles) * groups * group_bytes());
+  std::memset(codes.data(), 0, codes.bytes());
+  if (blocked) scales.resize_zero(size_t(tiles) * count * kTile);
+  std::vector<uint8_t> row(size_t(groups) * kGroup, 1);
+  std::vector<uint16_t> row_scales(size_t(count), 0);
+  uint16_t common = 0;
+  bool equal = true;
+  for (int r = 0; r < tiles * kTile; ++r) {
+    if (r < rows) {
+      read_ternary(source, data + row_bytes * size_t(r), cols, row.data(), row_scales.data());
+      for (uint8_t code : row)
+        if (code > 2) throw std::invalid_argument("the weights are not ternary");
+    } else {
+      std::fill(row.begin(), row.end(), uint8_t(1));
+      std::fill(row_scales.begin(), row_scales.end(), uint16_t(0));
+    }
+    for (int g = 0; g < groups; ++g) {
+      int values[kGroup];
+      for (int k = 0; k < kGroup; ++k) values[k] = row[size_t(g) * kGroup + k];
+      write_codes(codes.data() + (size_t(r / kTile) * groups + g) * group_bytes(), bits, r % kTile, values);
+    }
+    for (int b = 0; b < count && blocked; ++b) {
+      const uint16_t s = row_scales[size_t(b)];
+      scales[(size_t(r / kTile) * count + b) * kTile + r % kTile] = s;
+      if (s & 0x7fffu) {  // a scale of 0 has only zero weights: any scale will do
+        equal = equal && (!common || s == common);
+        common = s;
+      }
+    }
+  }
+  scale = blocked ? half_to_float(common) : tensor_scale;
+  if (blocked && equal) scales.resize(0);
+}
+
 void Matrix::row(int r, float* out) const {
+  if (ternary()) {
+    for (int k = 0; k < groups * kGroup; ++k) {
+      const uint8_t* group = codes.data() + (size_t(r / kTile) * groups + k / kGroup) * group_bytes();
+      const size_t block = size_t(r / kTile) * blocks() + k / kTernaryBlock;
+      const float s = scales.size() ? half_to_float(scales[block * kTile + r % kTile]) : scale;
+      out[k] = s * float(read_code(group, bits, r % kTile, k % kGroup) - zero);
+    }
+    return;
+  }
   for (int g = 0; g < groups; ++g) {
     const size_t block = size_t(r / kTile) * groups + g;
     const float scale = half_to_float(scales[block * kTile + r % kTile]);
@@ -153,6 +241,26 @@ void Matrix::row(int r, float* out) const {
       out[g * kGroup + k] =
           scale * float(read_code(codes.data() + block * group_bytes(), bits, r % kTile, k) - zero) + min;
   }
+}
+
+void block_activations(const TokenActivations& x, int begin, int end) {
+  const int cols = x.cols(), tokens = end - begin;
+  int8_t* out = x.blocked + size_t(begin) * cols;
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* q = x.q + size_t(begin + t) * cols;
+    for (int k = 0; k < cols; k += 4) std::memcpy(out + size_t(k) * tokens + 4 * t, q + k, 4);
+  }
+}
+
+void column_activations(const TokenActivations& x, int begin, int end) {
+  const int cols = x.cols();
+  int8_t* out = x.columns + size_t(begin) * cols;
+  if (end - begin < kTableTokens) std::memset(out, 0, size_t(cols) * kTableTokens);
+  for (int first = 0; first < cols; first += 64)  // a line of each token at a time
+    for (int t = 0; t < end - begin; ++t) {
+      const int8_t* q = x.q + size_t(begin + t) * cols;
+      for (int k = first; k < std::min(cols, first + 64); ++k) out[size_t(k) * kTableTokens + t] = q[k];
+    }
 }
 
 std::vector<const Kernels*> supported_kernels() {

@@ -23,6 +23,8 @@ constexpr int kTile = 32;       // rows that are stored interleaved and multipli
 constexpr int kLanes = 16;      // rows of one 64-byte line of codes: 4 codes for each
 constexpr int kScratch = 1280;  // bytes a kernel needs to unpack one group of a tile: codes, scales and minima
 constexpr int kKeyBlock = 16;   // positions that are interleaved in the key cache
+constexpr int kTernaryBlock = 256;  // columns that share a scale in GGUF's ternary types
+constexpr int kTableTokens = 32;    // tokens of one row of a look-up table
 
 inline int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
@@ -55,28 +57,40 @@ class Buffer {
   size_t size_ = 0;
 };
 
-enum class Source { f32, q4_0, q4_1, q8_0 };  // what `Matrix::pack` reads: GGUF blocks or float rows
+// What `Matrix::pack` reads: GGUF blocks, float rows, or int8 rows of -1, 0 and 1 (trits).
+enum class Source { f32, q4_0, q4_1, q8_0, tq1_0, tq2_0, i2_s, trits };
+
+inline bool is_ternary(Source s) { return s >= Source::tq1_0; }
 
 // Weights w[r][k] = scale[r][k/32] * (code - zero) + min[r][k/32], in tiles of 32 rows.
 //   4-bit group of a tile: 2 halves x 4 lines of 64 bytes; byte 4*lane + j of line p has the code of column 4p + j in
 //   its low and of column 16 + 4p + j in its high nibble. 8-bit: 2 halves x 8 lines; line s holds columns 4s + j.
 //   Missing rows and columns are filled with zero weights.
+// Ternary weights (bits = 2, codes 0..2, zero = 1) have one scale for the matrix, or one per row and 256 columns if
+// these differ. Group: 2 halves x 2 lines; byte 4*lane + j of line p has the code of column 16p + 4i + j at bits 2i.
 struct Matrix {
   int rows = 0, cols = 0;
   int tiles = 0, groups = 0;
-  int bits = 0;  // 4 or 8
+  int bits = 0;  // 2, 4 or 8
   int zero = 0;  // the code that means 0
   bool has_min = false;
   Buffer<uint8_t> codes;          // [tile][group][bits * 128]
-  Buffer<uint16_t> scales, mins;  // [tile][group][32], half precision
+  Buffer<uint16_t> scales, mins;  // [tile][group][32], half precision; ternary: [tile][block][32], or none
+  float scale = 1.0f;             // ternary: of the whole matrix
 
   // Fills the matrix from `rows` rows of `row_bytes` bytes each.
-  void pack(Source source, const uint8_t* data, size_t row_bytes, int rows, int cols);
+  // `tensor_scale` is used by types with one scale per matrix.
+  void pack(Source source, const uint8_t* data, size_t row_bytes, int rows, int cols, float tensor_scale = 1.0f);
   // Writes row r as floats into out[0 .. groups * 32).
   void row(int r, float* out) const;
+  bool ternary() const { return bits == 2; }
+  int blocks() const { return (groups * kGroup + kTernaryBlock - 1) / kTernaryBlock; }
   int group_bytes() const { return bits * kTile * kGroup / 8; }
   const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * groups * group_bytes(); }
   size_t bytes() const { return codes.bytes() + scales.bytes() + mins.bytes(); }
+
+ private:
+  void pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale);
 };
 
 // n rows of int8 activations: x[t][k] = scale[t][k/32] * q[t][k], with the sum of each group beside it.
@@ -86,6 +100,19 @@ struct Activations {
   float* scale = nullptr;       // [t][groups]
   int32_t* sum = nullptr;       // [t][groups], sum of q
   float* scaled_sum = nullptr;  // [t][groups], scale * sum
+};
+
+// n tokens of int8 activations for ternary weights: x[t][k] = scale[t] * q[t][k].
+struct TokenActivations {
+  int groups = 0, blocks = 0;   // of 32 and 256 columns
+  int8_t* q = nullptr;          // [t][groups * 32]
+  int8_t* blocked = nullptr;    // [block of tokens][column / 4][token][4]; for products of 2 tokens and more
+  int8_t* columns = nullptr;    // [t / 32][column][32]; for look-up tables
+  float* scale = nullptr;       // [t]
+  int32_t* sum = nullptr;       // [t][blocks], sum of q
+  int32_t* total = nullptr;     // [t], sum of all q
+
+  int cols() const { return groups * kGroup; }
 };
 
 // One query block against one key/value head.
@@ -121,7 +148,39 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, int n, float* y);
   void (*attend)(const Attention& a);
   Statistics (*statistics)(const float* logits, int n);
+
+  // Ternary weights. Both products give the same bits; `scratch` as above, and lut_scratch(rows) bytes.
+  int tokens;    // of a block of `TokenActivations::blocked`, at most
+  int lut_from;  // with this many tokens or more, tables are the faster way
+  void (*quantise_token)(const float* x, int cols, int8_t* q, float* scale, int32_t* sum, int32_t* total);
+  void (*ternary_dot)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                      bool add, uint8_t* scratch);
+  void (*ternary_lut)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                      bool add, uint8_t* scratch);
+
+  // What bounds these products, for measurements only.
+  long (*product_peak)(long steps);  // products of int8 with int8 on registers only; how many were made (0: unknown)
+  int (*table_rows)(const int16_t* table, const uint32_t* offsets, int count);  // adds up 64-byte rows
+  uint64_t (*read)(const uint8_t* data, size_t bytes);                          // reads a multiple of 1024 bytes
 };
+
+constexpr int kTableRows = 81 * 6;       // 6 tables of 3^4 patterns stay in the first-level cache
+constexpr int kLutLines = 15;            // lines of 16 columns summed in int16: 240 * 128 < 2^15
+constexpr int kLutTiles = 64;            // most tiles of rows that share a set of tables
+constexpr int kLutGroups = 4;            // sets of 32 tokens for which the weights are unpacked once
+inline size_t lut_scratch() {
+  const size_t rows = size_t(kLutTiles) * kTile;
+  return size_t(kTableRows) * 64 + rows * (kLutLines * 8 + 64 + size_t(kLutGroups) * 256);
+}
+
+// Tokens of each of the blocks that n tokens are cut into: as equal as they come.
+inline int block_tokens(int n, int most) {
+  const int count = (n + most - 1) / most;
+  return (n + count - 1) / count;
+}
+// Fills `blocked` for tokens [begin, end), which are a block; fills `columns` for the 32 tokens from `begin`.
+void block_activations(const TokenActivations& x, int begin, int end);
+void column_activations(const TokenActivations& x, int begin, int end);
 
 const Kernels& portable_kernels();
 #if EDGE_X86

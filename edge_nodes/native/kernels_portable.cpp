@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels in plain C++ for every processor; the definition that the others must equal bit for bit.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
@@ -109,12 +110,61 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
   }
 }
 
+void unpack_ternary(const uint8_t* packed, int groups, uint8_t* codes) {
+  for (int half = 0; half < 2 * groups; ++half, packed += 128, codes += 512)
+    for (int s = 0; s < 8; ++s)
+      for (int i = 0; i < 64; ++i) codes[s * 64 + i] = packed[s / 4 * 64 + i] >> (s % 4 * 2) & 3;
+}
+
+void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                 bool add, uint8_t* scratch) {
+  const bool uniform = !w.scales.size();
+  const int step = uniform ? w.groups : kTernaryBlock / kGroup;
+  for (int tile = begin; tile < end; ++tile) {
+    unpack_ternary(w.tile_codes(tile), w.groups, scratch);
+    for (int t = 0; t < n; ++t) {
+      float sum[kTile] = {};
+      for (int b = 0, g = 0; g < w.groups; ++b) {
+        int32_t acc[kTile];
+        for (int r = 0; r < kTile; ++r) acc[r] = uniform ? -x.total[t] : -x.sum[size_t(t) * x.blocks + b];
+        for (const int stop = std::min(w.groups, g + step); g < stop; ++g)
+          dot_group<4>(scratch + g * 1024, x.q + (size_t(t) * w.groups + g) * kGroup, acc);
+        for (int r = 0; r < kTile; ++r) {
+          const float scale =
+              uniform ? w.scale : half_to_float(w.scales[(size_t(tile) * x.blocks + b) * kTile + r]);
+          sum[r] = multiply_add(float(acc[r]), scale, sum[r]);
+        }
+      }
+      float* out = y + size_t(t) * y_stride + tile * kTile;
+      for (int r = 0; r < kTile; ++r) out[r] = multiply_add(sum[r], x.scale[t], add ? out[r] : 0.0f);
+    }
+  }
+}
+
+void lut_offsets(const uint8_t* line, uint64_t* out) {
+  for (int r = 0; r < kLanes; ++r, line += 4) {
+    uint64_t row = 0;
+    for (int i = 0; i < 4; ++i) {
+      int index = 0;
+      for (int j = 3; j >= 0; --j) index = index * 3 + (line[j] >> 2 * i & 3);
+      row |= uint64_t(index * kTableTokens * 2) << 16 * i;
+    }
+    out[r] = row;
+  }
+}
+
+#include "lut_ops.h"
+
+long product_peak(long) { return 0; }
+
 }  // namespace
 }  // namespace portable
 
 const Kernels& portable_kernels() {
   using namespace portable;
-  static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, statistics};
+  static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, statistics,
+                             1, 32, quantise_token, ternary_dot, ternary_lut,
+                             product_peak, table_rows, read_memory};
   return table;
 }
 

@@ -17,11 +17,27 @@ void require(bool condition, const char* what) {
 }
 
 // Rotates pairs (2i, 2i + 1), the order in which GGUF stores Llama's query and key rows.
-void rotate(float* head, const float* cos, const float* sin, int pairs) {
+void rotate_pairs(float* head, const float* cos, const float* sin, int pairs) {
   for (int i = 0; i < pairs; ++i) {
     const float a = head[2 * i], b = head[2 * i + 1];
     head[2 * i] = a * cos[i] - b * sin[i];
     head[2 * i + 1] = a * sin[i] + b * cos[i];
+  }
+}
+
+// Rotates pairs (i, pairs + i), as BitNet does.
+void rotate_halves(float* head, const float* cos, const float* sin, int pairs) {
+  for (int i = 0; i < pairs; ++i) {
+    const float a = head[i], b = head[pairs + i];
+    head[i] = a * cos[i] - b * sin[i];
+    head[pairs + i] = a * sin[i] + b * cos[i];
+  }
+}
+
+void squared_relu(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; ++i) {
+    const float g = gate[i] > 0.0f ? gate[i] : 0.0f;
+    y[i] = g * g * up[i];
   }
 }
 
@@ -35,6 +51,7 @@ Model::Model(const ModelConfig& config)
   require(c.head_dim % 32 == 0 && c.head_dim > 0, "head_dim must be a multiple of 32");
   require(c.rope_dim % 2 == 0 && c.rope_dim > 0 && c.rope_dim <= c.head_dim,
           "rope_dim must be even and at most head_dim");
+  method_of(c.method);
   require(c.context > 0 && c.batch > 0, "context and batch must be positive");
   width_ = round_up(c.width, kGroup);
   hidden_ = round_up(c.hidden, kGroup);
@@ -45,6 +62,9 @@ Model::Model(const ModelConfig& config)
   for (Layer& layer : layers_) {
     layer.attention_norm.resize_zero(size_t(width_));
     layer.feed_norm.resize_zero(size_t(width_));
+    if (!c.bitnet) continue;
+    layer.attention_sub_norm.resize_zero(size_t(query_));
+    layer.feed_sub_norm.resize_zero(size_t(hidden_));
   }
   output_norm_.resize_zero(size_t(width_));
   keys_.resize(size_t(c.layers) * kv_ * context_);
@@ -96,35 +116,52 @@ Matrix* Model::find_matrix(const std::string& name, int* rows, int* cols) {
   return nullptr;
 }
 
-Buffer<float>* Model::find_vector(const std::string& name) {
+Buffer<float>* Model::find_vector(const std::string& name, int* size) {
+  *size = config_.width;
   if (name == "output_norm") return &output_norm_;
   for (int i = 0; i < config_.layers; ++i) {
     const std::string prefix = "blk." + std::to_string(i) + ".";
     if (name == prefix + "attn_norm") return &layers_[size_t(i)].attention_norm;
     if (name == prefix + "ffn_norm") return &layers_[size_t(i)].feed_norm;
+    if (!config_.bitnet) continue;
+    if (name == prefix + "attn_sub_norm") return *size = query_, &layers_[size_t(i)].attention_sub_norm;
+    if (name == prefix + "ffn_sub_norm") return *size = config_.hidden, &layers_[size_t(i)].feed_sub_norm;
   }
   return nullptr;
 }
 
 bool Model::set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows,
-                       int cols) {
+                       int cols, float tensor_scale) {
   int want_rows = 0, want_cols = 0;
   Matrix* matrix = find_matrix(name, &want_rows, &want_cols);
   if (!matrix) return false;
   if (rows != want_rows || cols != want_cols)
     throw std::invalid_argument(name + " has shape " + std::to_string(rows) + " x " + std::to_string(cols) +
                                 "; expected " + std::to_string(want_rows) + " x " + std::to_string(want_cols));
-  matrix->pack(source, data, row_bytes, rows, cols);
+  if (is_ternary(source) && ternary_.empty())
+    ternary_ = TernaryWork(config_.batch, std::max({width_, hidden_, query_}), pool_.threads(),
+                           method_of(config_.method));
+  matrix->pack(source, data, row_bytes, rows, cols, tensor_scale);
+  return true;
+}
+
+bool Model::scale_matrix(const std::string& name, float factor) {
+  int rows = 0, cols = 0;
+  Matrix* matrix = find_matrix(name, &rows, &cols);
+  if (!matrix || !matrix->ternary()) return false;
+  if (matrix->scales.size()) throw std::invalid_argument(name + " has scales of its own for each block");
+  matrix->scale *= factor;
   return true;
 }
 
 bool Model::set_vector(const std::string& name, const float* data, int size) {
-  Buffer<float>* vector = find_vector(name);
+  int want = 0;
+  Buffer<float>* vector = find_vector(name, &want);
   if (!vector) return false;
-  if (size != config_.width)
-    throw std::invalid_argument(name + " has " + std::to_string(size) + " values; expected " +
-                                std::to_string(config_.width));
+  if (size != want)
+    throw std::invalid_argument(name + " has " + std::to_string(size) + " values; expected " + std::to_string(want));
   std::copy(data, data + size, vector->data());
+  vectors_set_.push_back(vector);
   return true;
 }
 
@@ -151,6 +188,13 @@ std::vector<std::string> Model::missing() const {
         {"ffn_gate", &l.gate}, {"ffn_up", &l.up}, {"ffn_down", &l.down}};
     for (const auto& [name, matrix] : parts)
       if (!matrix->rows) names.push_back("blk." + std::to_string(i) + "." + name);
+    const std::pair<const char*, const Buffer<float>*> norms[] = {{"attn_norm", &l.attention_norm},
+                                                                  {"ffn_norm", &l.feed_norm},
+                                                                  {"attn_sub_norm", &l.attention_sub_norm},
+                                                                  {"ffn_sub_norm", &l.feed_sub_norm}};
+    for (const auto& [name, norm] : norms)
+      if (norm->size() && std::find(vectors_set_.begin(), vectors_set_.end(), norm) == vectors_set_.end())
+        names.push_back("blk." + std::to_string(i) + "." + name);
   }
   return names;
 }
@@ -167,26 +211,56 @@ void Model::each_token(int n, Work&& work) {
   pool_.run(n, [&](int token, int) { work(token); });
 }
 
-void Model::quantise_row(const float* x, Activations& a, int token) {
-  const size_t at = size_t(token) * a.groups;
-  kernels_.quantise(x, a.groups, a.q + at * kGroup, a.scale + at, a.sum + at, a.scaled_sum + at);
+Model::Inputs Model::inputs(int cols, std::initializer_list<const Matrix*> matrices) {
+  Inputs in;
+  for (const Matrix* m : matrices) (m->ternary() ? in.ternary : in.grouped) = true;
+  in.groups = {cols / kGroup, codes_.data(), code_scales_.data(), code_totals_.data(), code_sums_.data()};
+  if (in.ternary) in.tokens = ternary_.activations(cols);
+  return in;
 }
 
-void Model::multiply(std::initializer_list<Product> products, const Activations& x, int n, bool add) {
+void Model::quantise_row(const float* x, Inputs& in, int token) {
+  if (in.grouped) {
+    const Activations& a = in.groups;
+    const size_t at = size_t(token) * a.groups;
+    kernels_.quantise(x, a.groups, a.q + at * kGroup, a.scale + at, a.sum + at, a.scaled_sum + at);
+  }
+  if (in.ternary) {
+    const TokenActivations& a = in.tokens;
+    kernels_.quantise_token(x, a.cols(), a.q + size_t(token) * a.cols(), a.scale + token,
+                            a.sum + size_t(token) * a.blocks, a.total + token);
+  }
+}
+
+void Model::multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add) {
+  constexpr size_t kMost = 3;
+  Product ternary[kMost], grouped[kMost];
+  int ternaries = 0, others = 0;
+  for (const Product& p : products) {
+    if (p.matrix->ternary())
+      ternary[ternaries++] = p;
+    else
+      grouped[others++] = p;
+  }
+  if (ternaries) ternary_.multiply(pool_, kernels_, ternary, ternaries, x.tokens, n, add);
+  if (others) multiply_grouped(grouped, others, x.groups, n, add);
+}
+
+void Model::multiply_grouped(const Product* products, int count, const Activations& x, int n, bool add) {
   int tiles = 0;
-  for (const Product& p : products) tiles += p.matrix->tiles;
+  for (int i = 0; i < count; ++i) tiles += products[i].matrix->tiles;
   // Small chunks even out threads of unequal speed; they never change a result.
   const int chunk = std::min(64, std::max(1, tiles / (8 * pool_.threads())));
   pool_.run((tiles + chunk - 1) / chunk, [&](int index, int thread) {
     int begin = index * chunk, end = std::min(tiles, begin + chunk);
-    for (const Product& p : products) {
+    for (int i = 0; i < count && end > 0; ++i) {
+      const Product& p = products[i];
       const int stop = std::min(end, p.matrix->tiles);
       if (begin < stop)
         kernels_.multiply(*p.matrix, begin, stop, x, n, p.y, p.matrix->tiles * kTile, add,
                           scratch_.data() + scratch_size_ * size_t(thread));
       begin = std::max(0, begin - p.matrix->tiles);
       end -= p.matrix->tiles;
-      if (end <= 0) break;
     }
   });
 }
@@ -196,6 +270,7 @@ void Model::write_cache(int index, int token, int position) {
   const float *cos = cos_.data() + size_t(position) * pairs, *sin = sin_.data() + size_t(position) * pairs;
   const float scale = 1.0f / std::sqrt(float(dim));
   float* q = q_.data() + size_t(token) * query_;
+  const auto rotate = config_.bitnet ? rotate_halves : rotate_pairs;
   for (int h = 0; h < config_.heads; ++h) rotate(q + h * dim, cos, sin, pairs);
   for (int i = 0; i < query_; ++i) q[i] *= scale;
   for (int h = 0; h < config_.kv_heads; ++h) {
@@ -210,7 +285,7 @@ void Model::write_cache(int index, int token, int position) {
 
 void Model::attention(Layer& layer, int index, int n, int first) {
   const int dim = config_.head_dim, per_kv = config_.heads / config_.kv_heads;
-  Activations a{width_ / kGroup, codes_.data(), code_scales_.data(), code_totals_.data(), code_sums_.data()};
+  Inputs a = inputs(width_, {&layer.q, &layer.k, &layer.v});
   each_token(n, [&](int t) {
     float* normed = normed_.data() + size_t(t) * width_;
     kernels_.rms_norm(x_.data() + size_t(t) * width_, layer.attention_norm.data(), config_.width, width_,
@@ -238,13 +313,18 @@ void Model::attention(Layer& layer, int index, int n, int first) {
     work.scores = scores_.data() + scores_size_ * size_t(thread);
     kernels_.attend(work);
   });
-  a.groups = query_ / kGroup;
-  each_token(n, [&](int t) { quantise_row(mixed_.data() + size_t(t) * query_, a, t); });
+  a = inputs(query_, {&layer.output});
+  each_token(n, [&](int t) {
+    float* mixed = mixed_.data() + size_t(t) * query_;
+    if (config_.bitnet)
+      kernels_.rms_norm(mixed, layer.attention_sub_norm.data(), query_, query_, config_.epsilon, mixed);
+    quantise_row(mixed, a, t);
+  });
   multiply({{&layer.output, x_.data()}}, a, n, true);
 }
 
 void Model::feed_forward(Layer& layer, int n) {
-  Activations a{width_ / kGroup, codes_.data(), code_scales_.data(), code_totals_.data(), code_sums_.data()};
+  Inputs a = inputs(width_, {&layer.gate, &layer.up});
   each_token(n, [&](int t) {
     float* normed = normed_.data() + size_t(t) * width_;
     kernels_.rms_norm(x_.data() + size_t(t) * width_, layer.feed_norm.data(), config_.width, width_, config_.epsilon,
@@ -252,11 +332,17 @@ void Model::feed_forward(Layer& layer, int n) {
     quantise_row(normed, a, t);
   });
   multiply({{&layer.gate, gate_.data()}, {&layer.up, up_.data()}}, a, n, false);
-  a.groups = hidden_ / kGroup;
+  a = inputs(hidden_, {&layer.down});
   each_token(n, [&](int t) {
     const size_t at = size_t(t) * hidden_;
-    kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active_.data() + at);
-    quantise_row(active_.data() + at, a, t);
+    float* active = active_.data() + at;
+    if (config_.bitnet) {
+      squared_relu(gate_.data() + at, up_.data() + at, hidden_, active);
+      kernels_.rms_norm(active, layer.feed_sub_norm.data(), config_.hidden, hidden_, config_.epsilon, active);
+    } else {
+      kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active);
+    }
+    quantise_row(active, a, t);
   });
   multiply({{&layer.down, x_.data()}}, a, n, true);
 }
@@ -272,7 +358,7 @@ void Model::forward(const int32_t* tokens, int n, int first, float* logits, bool
     attention(layers_[size_t(i)], i, n, first);
     feed_forward(layers_[size_t(i)], n);
   }
-  Activations a{width_ / kGroup, codes_.data(), code_scales_.data(), code_totals_.data(), code_sums_.data()};
+  Inputs a = inputs(width_, {&head()});
   for (int t = all ? 0 : n - 1; t < n; ++t, logits += c.vocabulary) {
     kernels_.rms_norm(x_.data() + size_t(t) * width_, output_norm_.data(), c.width, width_, c.epsilon, normed_.data());
     quantise_row(normed_.data(), a, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Llama decoder over low-bit matrices: one call runs a whole step for one or many tokens.
+// A Llama or BitNet b1.58 decoder over low-bit matrices: one call runs a whole step for one or many tokens.
 #pragma once
 
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "ternary.h"
 
 namespace edge {
 
@@ -18,6 +19,8 @@ struct ModelConfig {
   int threads = 1;
   float epsilon = 1e-5f;
   std::string kernel = "auto";
+  bool bitnet = false;  // norms before the output projections, squared ReLU, halves of a head rotated together
+  std::string method = "auto";  // of ternary products
 };
 
 class Model {
@@ -26,7 +29,10 @@ class Model {
 
   // Sets a weight by its GGUF name without ".weight"; false if the model has none of that name.
   // Throws std::invalid_argument if the shape is wrong.
-  bool set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows, int cols);
+  bool set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows, int cols,
+                  float tensor_scale = 1.0f);
+  // Multiplies a ternary matrix that was set; false if there is none of that name.
+  bool scale_matrix(const std::string& name, float factor);
   bool set_vector(const std::string& name, const float* data, int size);
   // Angle of each rotated pair per position, in radians: rope_dim / 2 values.
   void set_rope(const float* frequencies);
@@ -45,22 +51,27 @@ class Model {
  private:
   struct Layer {
     Buffer<float> attention_norm, feed_norm;
+    Buffer<float> attention_sub_norm, feed_sub_norm;  // BitNet
     Matrix q, k, v, output, gate, up, down;
   };
-  struct Product {
-    const Matrix* matrix;
-    float* y;
+  // Quantised inputs of a set of products: by groups of 32, by token, or both, as their matrices need.
+  struct Inputs {
+    Activations groups;
+    TokenActivations tokens;
+    bool grouped = false, ternary = false;
   };
 
   Matrix* find_matrix(const std::string& name, int* rows, int* cols);
-  Buffer<float>* find_vector(const std::string& name);
+  Buffer<float>* find_vector(const std::string& name, int* size);
   const Matrix& head() const { return output_.rows ? output_ : embedding_; }
 
   void attention(Layer& layer, int index, int n, int first);
   void feed_forward(Layer& layer, int n);
   void write_cache(int index, int token, int position);
-  void quantise_row(const float* x, Activations& a, int token);
-  void multiply(std::initializer_list<Product> products, const Activations& x, int n, bool add);
+  Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
+  void quantise_row(const float* x, Inputs& a, int token);
+  void multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add);
+  void multiply_grouped(const Product* products, int count, const Activations& x, int n, bool add);
   template <typename Work>
   void each_token(int n, Work&& work);
 
@@ -75,6 +86,7 @@ class Model {
   Matrix embedding_, output_;
   Buffer<float> output_norm_;
   std::vector<Layer> layers_;
+  std::vector<const void*> vectors_set_;
   Buffer<float> cos_, sin_;      // [position][rope_dim / 2]
   Buffer<float> keys_, values_;  // [layer][kv head][...], see Attention
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
@@ -84,6 +96,7 @@ class Model {
   Buffer<int8_t> codes_;
   Buffer<float> code_scales_, code_sums_;
   Buffer<int32_t> code_totals_;
+  TernaryWork ternary_;  // empty without ternary weights
 };
 
 }  // namespace edge
