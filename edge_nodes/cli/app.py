@@ -128,6 +128,18 @@ def bench_graph(
     figures.write(console, as_json, result)
 
 
+@bench_app.command("perception")
+def bench_perception(as_json: Figures = None, quick: Quick = False) -> None:
+    """Maps, both networks alone and at once, message to outputs: milliseconds, and what this machine could do."""
+    from edge_nodes.cli import bench_perception as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @eval_app.command("segmentation")
 def eval_segmentation(
     data: Clouds,

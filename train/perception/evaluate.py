@@ -33,7 +33,7 @@ def evaluate(data: Iterable[Sample], *, checkpoints: bool = False) -> dict[str, 
     """Return IoU of every method on `data`; occupancy and forecast on cells that can be known."""
     torch.set_num_threads(1)
     segment, rebuild = (network(name, checkpoints=checkpoints) for name in ("segmentation", "reconstruction"))
-    network, rules, occupancy = ClassScore(), ClassScore(), OccupancyScore()
+    classes, rules, occupancy = ClassScore(), ClassScore(), OccupancyScore()
     count = 0
     for sample in data:
         count += 1
@@ -41,13 +41,13 @@ def evaluate(data: Iterable[Sample], *, checkpoints: bool = False) -> dict[str, 
             x = (torch.from_numpy(sample.input)[None].float() / 255).to(memory_format=torch.channels_last)
             label = segment(x)[0].argmax(0).numpy()
             now, later = (rebuild(x)[0] > 0).numpy()
-        network.add(label, sample.label)
+        classes.add(label, sample.label)
         rules.add(by_rules(sample.input), sample.label)
         last, every = scans_alone(sample.input)
         occupancy.add({"network": now, "last scan": last, "OR of 16 scans": every}, sample, later)
     return {
         "samples": count,
-        "segmentation_iou": {"network": network.values, "rules": rules.values},
+        "segmentation_iou": {"network": classes.values, "rules": rules.values},
         **occupancy.values,
     }
 
