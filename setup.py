@@ -25,6 +25,7 @@ def _files(pattern):
 ROS = ["ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-common-interfaces==5.3.6"]
 TRAIN = ["open3d-cpu>=0.20,<0.21; platform_machine == 'x86_64'", "libusb-package>=1.0.26,<2"]
 DASHBOARD = ["viser>=1.0,<2"]
+PEERS = ["pocketsphinx>=5,<6", "faster-whisper>=1.1,<2"]
 DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
@@ -79,7 +80,7 @@ setup(
         "soundfile>=0.13",
         "sounddevice>=0.5",
     ],
-    extras_require={"ros": ROS, "dashboard": DASHBOARD, "train": TRAIN, "dev": DEV},
+    extras_require={"ros": ROS, "dashboard": DASHBOARD, "train": TRAIN, "peers": PEERS, "dev": DEV},
     ext_modules=[
         Pybind11Extension(
             "edge_nodes.native._kernels",

@@ -179,6 +179,24 @@ def eval_reconstruction(
     figures.write(console, as_json, result)
 
 
+@eval_app.command("speech")
+def eval_speech(
+    data: Annotated[list[Path], typer.Option(help="Pack: STEM of STEM.flac and STEM.jsonl; once a pack.")],
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
+    whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra [peers]).")] = "tiny.en",
+) -> None:
+    """Word error rate, operations and seconds of every exit and policy; false words in noise."""
+    from edge_nodes.cli import eval_speech as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.speech(console, data, model=model, whisper=whisper, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List shipped, installed and known models."""

@@ -67,6 +67,11 @@ class SpeechModel:
         """Number of encoder layers, each with an exit."""
         return self._encoder.shape.blocks
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder on its device."""
+        return self._encoder
+
     @torch.inference_mode()
     def recognise(self, samples: NDArray[np.float32], leave: Leave) -> Hypothesis:
         """Return the words of an utterance.
