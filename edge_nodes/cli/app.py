@@ -140,6 +140,23 @@ def bench_perception(as_json: Figures = None, quick: Quick = False) -> None:
     figures.write(console, as_json, result)
 
 
+@bench_app.command("speech")
+def bench_speech(
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
+    whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra [peers]).")] = "tiny.en",
+) -> None:
+    """Real-time factor of each exit on one core, partial and final latency, memory."""
+    from edge_nodes.cli import bench_speech as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, model=model, whisper=whisper, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @eval_app.command("segmentation")
 def eval_segmentation(
     data: Clouds,

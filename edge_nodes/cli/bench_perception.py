@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import queue
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,17 +17,12 @@ from rich.console import Console
 
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
-from edge_nodes.errors import EdgeNodesError
+from edge_nodes.cli.processes import TIMEOUT_S, answer, in_process, peak_gflop_s, received, seconds
 
 POINTS = 120_000
 PERIOD_NS = 100_000_000
 NAMES = ("segmentation", "reconstruction")
-_TIMEOUT_S = 240.0
 Cloud = npt.NDArray[np.float32]
-
-
-class BenchError(figures.DataError):
-    """A measurement did not come to its end."""
 
 
 def street(points: int, seed: int = 0) -> Cloud:
@@ -88,7 +82,7 @@ def bench(console: Console, *, quick: bool) -> dict[str, Any]:
     load = os.getloadavg()[0]
     repeats = 15 if quick else 150
     with console.status("maps and networks, each alone"):
-        alone = _in_process(_measure_alone, cores[0], repeats)
+        alone = in_process(_measure_alone, cores[0], repeats)
     with console.status("both networks after one another"):
         serial = _together([NAMES], cores, repeats)
     with console.status("both networks at once"):
@@ -170,7 +164,7 @@ def _measure_alone(core: int, repeats: int) -> dict[str, Any]:
         # The same scan again and again: the robot stands, and scan matching has what it needs.
         "ground, scan matching, map, history": _times(lambda i: history.push(scans[0], i * PERIOD_NS), repeats),
     }
-    peak = _peak_gflop_s()
+    peak = peak_gflop_s()
     networks = {name: _network(name, scans[0], repeats, peak) for name in NAMES}
     pipelines = {name: _pipeline_ms(name, scans, repeats) for name in NAMES}
     return {
@@ -230,27 +224,11 @@ def _pipeline_ms(name: str, scans: list[Cloud], repeats: int) -> dict[str, float
     return _times(once, repeats)
 
 
-def _peak_gflop_s() -> float:
-    """Return what a single-precision matrix product reaches on this core."""
-    import torch
-
-    n = 1024
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    best = min(_seconds(lambda: torch.mm(a, b)) for _ in range(20))
-    return 2 * n**3 / best / 1e9
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
 def _times(work: Callable[[int], Any], repeats: int) -> dict[str, float | None]:
     """Return the spread of the milliseconds of `work`, after three calls that do not count."""
     for i in range(3):
         work(i)
-    return figures.spread([1e3 * _seconds(lambda i=i: work(i)) for i in range(3, repeats + 3)])  # type: ignore[misc]
+    return figures.spread([1e3 * seconds(work, i) for i in range(3, repeats + 3)])
 
 
 def _best_speedup(networks: dict[str, Any]) -> float | None:
@@ -262,51 +240,17 @@ def _round(value: float) -> float:
     return round(value, 3)
 
 
-def _answer(results: Any, work: Callable[..., Any], *args: Any) -> None:
-    try:
-        results.put(work(*args))
-    except Exception as error:  # noqa: BLE001  # told to the parent, which raises
-        results.put(error)
-
-
-def _in_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """Return what `work` returns in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_answer, args=(results, work, *args))
-    process.start()
-    found: dict[str, Any] = _received(results, [process])
-    process.join()
-    return found
-
-
-def _received(results: Any, processes: list[Any]) -> Any:
-    begin, found = time.monotonic(), None
-    while found is None:
-        try:
-            found = results.get(timeout=1.0)
-        except queue.Empty:
-            dead = [p.exitcode for p in processes if p.exitcode]
-            if dead or time.monotonic() - begin > _TIMEOUT_S:
-                found = BenchError("a measuring process gave no answer", got=f"exit codes {dead}")
-    if isinstance(found, Exception):
-        for process in processes:
-            process.terminate()
-        raise found if isinstance(found, EdgeNodesError) else BenchError("measuring failed", got=repr(found))
-    return found
-
-
 def _together(groups: list[tuple[str, ...]], cores: list[int], repeats: int) -> dict[str, Any]:
     """Return the seconds that all groups of pipelines take for `repeats` scans, one pinned process a group."""
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(len(groups)), context.Queue()
     processes = [
-        context.Process(target=_answer, args=(results, _run, names, core, repeats, start))
+        context.Process(target=answer, args=(results, _run, names, core, repeats, start))
         for names, core in zip(groups, cores, strict=False)
     ]
     for process in processes:
         process.start()
-    found = [_received(results, processes) for _ in processes]
+    found = [received(results, processes) for _ in processes]
     for process in processes:
         process.join()
     return {
@@ -335,7 +279,7 @@ def _run(names: tuple[str, ...], core: int, repeats: int, start: Any) -> dict[st
 
     for i in range(3):
         once(i)
-    start.wait(timeout=_TIMEOUT_S)
+    start.wait(timeout=TIMEOUT_S)
     begin = time.perf_counter()
     for i in range(3, repeats + 3):
         once(i)

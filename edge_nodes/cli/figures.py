@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge_nodes import __version__
@@ -84,4 +85,4 @@ def write(console: Console, path: Path | None, figures: Mapping[str, Any]) -> No
 def _text(value: Any, nothing: str = "-") -> str:
     if value is None:
         return nothing
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

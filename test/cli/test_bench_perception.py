@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edge_nodes.cli import bench_perception as bench
+from edge_nodes.cli import processes
 from edge_nodes.errors import EdgeNodesError
 from edge_nodes.perception import decode
 
@@ -50,4 +51,4 @@ def test_both_at_once_in_processes_of_their_own():
 
 def test_an_error_in_a_process_reaches_the_command():
     with pytest.raises(EdgeNodesError, match=r"measuring failed.*TypeError"):
-        bench._in_process(bench.street, "many")
+        processes.in_process(bench.street, "many")
