@@ -21,14 +21,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench_app = typer.Typer(help="Measure; the numbers come as JSON.", no_args_is_help=True)
+eval_app = typer.Typer(help="Compare the models with truth; the figures come as JSON.", no_args_is_help=True)
 models_app = typer.Typer(help="Models: what is there, and installing more.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+app.add_typer(eval_app, name="eval")
 app.add_typer(models_app, name="models")
 
 PARTS = "perception,speech,language"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Parts = Annotated[str, typer.Option(help="Parts of the graph, separated by commas.")]
 Config = Annotated[str, typer.Option(help="YAML file, or directory of <node>.yaml, read after the shipped ones.")]
+Figures = Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")]  # noqa: UP045
+Quick = Annotated[bool, typer.Option(help="Part of the data only; done in 30 s.")]
+Clouds = Annotated[
+    Path, typer.Option(help="Pack of real clouds (.npz), directory of simulated sequences, or: simulated (make them).")
+]
+Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu, cpu:0, cuda:0.")]
 Devices = Annotated[str, typer.Option(help="Devices of the two networks: auto, or e.g. cuda:0,cuda:1.")]
 
 
@@ -112,15 +120,98 @@ def bench_graph(
     devices: Devices = "auto",
 ) -> None:
     """Play the demo's bag at 1x through the running graph: rates, drops, latencies, CPU, memory."""
-    from edge_nodes.cli import bench
+    from edge_nodes.cli import bench, figures
 
     console = Console()
     result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices)
     bench.show(console, result)
-    if as_json:
-        as_json.parent.mkdir(parents=True, exist_ok=True)
-        as_json.write_text(json.dumps(result, indent=1) + "\n")
-        console.print(f"figures: {as_json}")
+    figures.write(console, as_json, result)
+
+
+@bench_app.command("perception")
+def bench_perception(as_json: Figures = None, quick: Quick = False) -> None:
+    """Maps, both networks alone and at once, message to outputs: milliseconds, and what this machine could do."""
+    from edge_nodes.cli import bench_perception as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@bench_app.command("speech")
+def bench_speech(
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
+    whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra [peers]).")] = "tiny.en",
+) -> None:
+    """Real-time factor of each exit on one core, partial and final latency, memory."""
+    from edge_nodes.cli import bench_speech as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, model=model, whisper=whisper, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@eval_app.command("segmentation")
+def eval_segmentation(
+    data: Clouds,
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "perception/segmentation",
+    device: Device = "cpu",
+    sector_deg: Annotated[
+        float, typer.Option(help="Sector ahead that boxes were labelled in; vehicles seen outside it do not count.")
+    ] = 80.0,
+) -> None:
+    """Classes of cells: overlap with the truth; cars found, false vehicles."""
+    from edge_nodes.cli import eval as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.segmentation(console, data, model=model, device=device, sector_deg=sector_deg, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@eval_app.command("reconstruction")
+def eval_reconstruction(
+    data: Clouds,
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "perception/reconstruction",
+    device: Device = "cpu",
+) -> None:
+    """Occupancy now and in half a second: overlap with the truth, beside what the scans alone say."""
+    from edge_nodes.cli import eval as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.reconstruction(console, data, model=model, device=device, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@eval_app.command("speech")
+def eval_speech(
+    data: Annotated[list[Path], typer.Option(help="Pack: STEM of STEM.flac and STEM.jsonl; once a pack.")],
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
+    whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra [peers]).")] = "tiny.en",
+) -> None:
+    """Word error rate, operations and seconds of every exit and policy; false words in noise."""
+    from edge_nodes.cli import eval_speech as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.speech(console, data, model=model, whisper=whisper, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
 
 
 @bench_app.command("lut")

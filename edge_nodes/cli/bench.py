@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import subprocess
 import sys
 import tempfile
@@ -14,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from edge_nodes import __version__, graph
+from edge_nodes import graph
 from edge_nodes.bags import BagReader, BagWriter
-from edge_nodes.cli import measure, models, session
+from edge_nodes.cli import figures, measure, models, session
 from edge_nodes.cli.demo import language_model
 from edge_nodes.cli.demo import show as show_nodes
-from edge_nodes.cli.report import machine
 
 QUICK_S = 10.5
 CLOUD_POINTS = 120_000
 SCAN_HZ = 10.0
-_RELATIONS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 
 
 def graph_bench(console: Console, *, bag: Path | None, quick: bool, config: str, devices: str) -> dict[str, Any]:
@@ -61,37 +57,24 @@ def graph_bench(console: Console, *, bag: Path | None, quick: bool, config: str,
     with console.status("the ROS layer by itself"):
         layer = ros_layer()
     found = _results(outcome.measurements, clouds, layer)
-    return {
-        "name": "graph",
-        "version": __version__,
-        "machine": machine(),
-        "config": {"bag": chosen.name, "quick": quick, "devices": devices, "config": config},
-        "results": found,
-        "targets": targets(found),
-    }
+    about = {"bag": chosen.name, "quick": quick, "devices": devices, "config": config}
+    return figures.result("graph", about, found, targets(found))
 
 
 def show(console: Console, result: Mapping[str, Any]) -> None:
     """Print the figures."""
     show_nodes(console, [measure.Row(**row) for row in result["results"]["nodes"]])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("target", "measured", "wanted", ""):
-        table.add_column(column, justify="left" if column in {"target", ""} else "right")
-    for target in result["targets"]:
-        mark = "[green]met[/]" if target["met"] else "[bold red]missed[/]"
-        value = "none" if target["value"] is None else f"{target['value']:g}"
-        table.add_row(target["name"], value, f"{target['relation']} {target['target']:g}", mark)
-    console.print(table)
+    figures.show_targets(console, result["targets"])
 
 
 def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was wanted and whether it was reached."""
     return [
-        _target("scans answered by both networks, Hz", results["sustained_hz"], ">=", 0.98 * SCAN_HZ),
-        _target("clouds waiting in a queue at most", results["waiting_max"], "<=", 1),
-        _target("cloud to both outputs, p95 ms", results["both_outputs_ms"]["p95"], "<", 150.0),
-        _target("end of speech to first word, p95 ms", results["first_word_ms"]["p95"], "<", 2000.0),
-        _target(f"ROS layer, {CLOUD_POINTS:,} points, ms", results["ros_layer_ms"]["sum"], "<", 8.0),
+        figures.target("scans answered by both networks, Hz", results["sustained_hz"], ">=", 0.98 * SCAN_HZ),
+        figures.target("clouds waiting in a queue at most", results["waiting_max"], "<=", 1),
+        figures.target("cloud to both outputs, p95 ms", results["both_outputs_ms"]["p95"], "<", 150.0),
+        figures.target("end of speech to first word, p95 ms", results["first_word_ms"]["p95"], "<", 2000.0),
+        figures.target(f"ROS layer, {CLOUD_POINTS:,} points, ms", results["ros_layer_ms"]["sum"], "<", 8.0),
     ]
 
 
@@ -117,29 +100,14 @@ def _results(measurements: Mapping[str, Any], clouds: int, layer: Mapping[str, f
         "clouds": clouds,
         "sustained_hz": round(SCAN_HZ * len(both) / clouds, 2) if clouds else None,
         "waiting_max": max((n for _, n in measurements["waiting"]), default=0),
-        "both_outputs_ms": _spread(both),
-        "first_word_ms": _spread(measurements["first_word_ms"]),
+        "both_outputs_ms": figures.spread(both),
+        "first_word_ms": figures.spread(measurements["first_word_ms"]),
         "ros_layer_ms": dict(layer),
         "topics": {
-            topic: {"count": found["count"], "rate_hz": found["rate_hz"], **_spread(found["latency_ms"])}
+            topic: {"count": found["count"], "rate_hz": found["rate_hz"], **figures.spread(found["latency_ms"])}
             for topic, found in measurements["topics"].items()
         },
         "nodes": [asdict(row) for row in nodes],
-    }
-
-
-def _spread(samples: list[float]) -> dict[str, float | None]:
-    shares = {"p50": 50.0, "p95": 95.0, "max": 100.0}
-    return {name: measure.percentile(samples, share) for name, share in shares.items()}
-
-
-def _target(name: str, value: float | None, relation: str, target: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": value,
-        "relation": relation,
-        "target": target,
-        "met": value is not None and _RELATIONS[relation](value, target),
     }
 
 

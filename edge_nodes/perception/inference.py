@@ -73,7 +73,7 @@ class Inference:
         n = self.history.config.cells
         try:
             for _ in range(3):
-                self._forward(np.zeros((n, n, self.history.channels), np.uint8))
+                self.forward(np.zeros((n, n, self.history.channels), np.uint8))
         except torch.OutOfMemoryError as error:
             raise PerceptionError(
                 f"{self.device} has too little memory for {self.model_name}",
@@ -82,7 +82,8 @@ class Inference:
                 state=State.OUT_OF_MEMORY,
             ) from None
 
-    def _forward(self, maps: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def forward(self, maps: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Return the network's output (channels, H, W) on its device for maps as `BevHistory.push` returns them."""
         with torch.inference_mode():
             # Channels are last in memory and stay so: no transposed copy.
             x = torch.from_numpy(maps).permute(2, 0, 1)[None].to(self.device.torch)
@@ -95,7 +96,7 @@ class Inference:
         begin = time.perf_counter()
         maps = self.history.push(xyz, stamp_ns)
         middle = time.perf_counter()
-        scores = self._forward(maps)
+        scores = self.forward(maps)
         if scores.is_cuda:
             torch.cuda.synchronize(scores.device)
         self.bev_ms, self.network_ms = (middle - begin) * 1e3, (time.perf_counter() - middle) * 1e3

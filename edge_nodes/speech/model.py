@@ -139,6 +139,11 @@ class SpeechModel(ExitModel):
         """Every layer."""
         return range(1, self.layers + 1)
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder on its device."""
+        return self._encoder
+
     def _features(self, samples: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(log_mel(np.pad(samples, (0, max(0, _SHORTEST - len(samples))))))[None]
 

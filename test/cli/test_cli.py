@@ -31,7 +31,7 @@ def test_help_is_quick_and_names_the_commands():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("demo", "replay", "doctor", "bench", "models"):
+    for name in ("demo", "replay", "doctor", "bench", "eval", "models"):
         assert name in done.stdout
 
 

@@ -10,13 +10,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.evaluation import Sample, read_samples
 from edge_nodes.perception.grid import moved
 from train.perception.scenes import overgrown, random_scene, random_sensor, with_body
 from train.perception.simulate import Motion, Scan, cast
@@ -27,22 +27,6 @@ TRAIN_SEEDS = (*range(10_000, 10_700), *range(20_000, 20_200))
 TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
 _HELD_OUT, _ROUGH = frozenset(TEST_SEEDS), {4, 19}
 VERSION = 1
-
-
-class Sample(NamedTuple):
-    """One labelled stamp.
-
-    Attributes:
-        input: (36, H, W) uint8, what `BevHistory.push` returns with channels first.
-        label: (H, W) uint8 class id, 255 to be left out.
-        occupied, forecast, known: (H, W) bool.
-    """
-
-    input: npt.NDArray[np.uint8]
-    label: npt.NDArray[np.uint8]
-    occupied: npt.NDArray[np.bool_]
-    forecast: npt.NDArray[np.bool_]
-    known: npt.NDArray[np.bool_]
 
 
 def cache() -> Path:
@@ -87,15 +71,12 @@ def load(seed: int) -> list[Sample]:
         packed = {k: np.packbits(v, -1) if v.dtype == bool else v for k, v in fields.items()}
         np.savez_compressed(path.with_suffix(".tmp.npz"), **packed)
         path.with_suffix(".tmp.npz").rename(path)
-    with np.load(path) as file:
-        arrays = {k: file[k] for k in Sample._fields}
-    for name in ("occupied", "forecast", "known"):
-        arrays[name] = np.unpackbits(arrays[name], -1).astype(bool)
+    samples = read_samples(path)
     if seed not in _HELD_OUT:
         ego = random_scene(seed).ego
-        for frame, maps in zip(LABELLED, arrays["input"], strict=True):
-            _follow(maps, ego, frame)
-    return [Sample(*(arrays[name][i] for name in Sample._fields)) for i in range(len(LABELLED))]
+        for frame, sample in zip(LABELLED, samples, strict=True):
+            _follow(sample.input, ego, frame)
+    return samples
 
 
 def _follow(maps: npt.NDArray[np.uint8], ego: Motion, frame: int) -> None:

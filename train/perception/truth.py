@@ -12,10 +12,10 @@ import numpy.typing as npt
 from scipy.ndimage import binary_dilation, maximum_filter1d
 
 from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.evaluation import IGNORE
 from train.perception.shapes import KINDS
 from train.perception.simulate import GROUND, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene, Sensor
 
-IGNORE = 255
 HORIZON_S = 0.5
 _BINS = 720
 _PRIORITY = {WALL: 0, OBSTACLE: 1, VEHICLE: 2, PERSON: 3}

@@ -1,84 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips, their transcripts in the CTC alphabet, which of them are held out, and their augmentation."""
+"""Clips to train on (see `edge_nodes.speech.clips`) and their augmentation."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from scipy.signal import fftconvolve, resample_poly
 
-RATE_HZ = 16000
-DEV_CLUSTERS = (2, 8, 10, 32, 49, 55)
-"""Voice clusters of the Picovoice commands that are never trained on."""
-PER_PHRASE = 15
-"""Clips of one keyword phrase that are trained on."""
+from edge_nodes.speech.clips import RATE_HZ, Clip, clips, normalise, words
 
-# fmt: off
-_ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
-
-
-class Clip(NamedTuple):
-    """A clip with its normalised text; `dev` if it is never trained on."""
-
-    source: str
-    text: str
-    samples: np.ndarray  # float32 at 16 kHz
-    dev: bool
-
-
-def words(number: int) -> str:
-    """Return 0..99 in words."""
-    if number < 20:
-        return _ONES[number]
-    return _TENS[number // 10 - 2] + (f" {_ONES[number % 10]}" if number % 10 else "")
-
-
-def normalise(text: str) -> str | None:
-    """Return a transcript in the alphabet, or None if how it is spoken cannot be told (long numbers, symbols)."""
-    text = re.sub(r"\b\d{1,2}\b", lambda m: words(int(m[0])), text.lower().replace("’", "'"))
-    if re.search(r"[^a-z',.?!;:\"()\s-]|(?<!')\b[b-hj-z]\b(?!')", text):
-        return None
-    return " ".join(re.sub(r"[^a-z']|(?<![a-z])'|'(?![a-z])", " ", text).split()) or None
-
-
-def clips(stem: Path) -> Iterator[Clip]:
-    """Yield the usable clips of one pack: at most 15 s long, with a text."""
-    seen: Counter[str] = Counter()
-    rate = soundfile.info(stem.with_suffix(".flac")).samplerate
-    with stem.with_suffix(".jsonl").open() as file, soundfile.SoundFile(stem.with_suffix(".flac")) as audio:
-        for number, line in enumerate(file):
-            record = json.loads(line)
-            text = normalise(record["text"])
-            if text is None or record["n"] > 15 * rate or not record.get("text_verified_by_slots", True):
-                continue
-            seen[text] += 1
-            if stem.name in ("custom_keywords", "wakewords_multi_speaker") and seen[text] > PER_PHRASE:
-                continue
-            audio.seek(record["start"])
-            samples = audio.read(record["n"], dtype="float32")
-            if rate != RATE_HZ:
-                samples = resample_poly(samples, RATE_HZ, rate).astype(np.float32)
-            yield Clip(stem.name, text, samples, _held_out(stem.name, record, number))
-
-
-def _held_out(source: str, record: dict, number: int) -> bool:
-    if source == "picovoice_sti_commands":
-        return record["voice_cluster"] in DEV_CLUSTERS
-    if source == "fsdd_digits_4spk_8k" or source.startswith("held_out"):
-        return True
-    return source in ("ljspeech_141", "asterisk_prompts_allison") and number % 12 == 0
+__all__ = ["RATE_HZ", "Augmenter", "Clip", "clips", "normalise", "words"]
 
 
 class Augmenter:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from train.speech.data import DEV_CLUSTERS
+from edge_nodes.speech.clips import DEV_CLUSTERS
 from train.speech.synthesize import HELD_OUT, RATE_HZ, Kokoro
 
 QUESTIONS = (

@@ -11,31 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from edge_nodes.speech.alphabet import decode
 from edge_nodes.speech.encoder import Encoder
-from edge_nodes.speech.exits import Reading
+from edge_nodes.speech.evaluation import edit_distance, listen, summary
 from edge_nodes.speech.model import SpeechModel
-from train.speech.data import Clip, clips
-
-THRESHOLDS = (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
-
-
-def edit_distance(said: list[str], heard: list[str]) -> int:
-    """Return the substitutions, deletions and insertions between two word lists."""
-    row = np.arange(len(heard) + 1)
-    for i, word in enumerate(said, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return int(row[-1])
+from train.speech.data import clips
 
 
 @torch.inference_mode()
@@ -48,50 +33,6 @@ def word_errors(encoder: Encoder, items: list) -> tuple[np.ndarray, int]:
         for index, output in enumerate(encoder(mel[None].float())):
             errors[index] += edit_distance(said, decode(output[0].argmax(-1).numpy()).split())
     return errors, count
-
-
-class Heard(NamedTuple):
-    """A clip's words, the readings of all exits, and the seconds its audio and its recognition took."""
-
-    said: list[str]
-    readings: list[Reading]
-    audio_s: float
-    took_s: float
-
-
-def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
-    found = []
-    for clip in items:
-        readings: list[Reading] = []
-        start = time.perf_counter()
-        model.recognise(np.pad(clip.samples, 1600), lambda _, reading, out=readings: out.append(reading))
-        found.append(
-            Heard(clip.text.split(), readings, len(clip.samples) / 16000, time.perf_counter() - start),
-        )
-    return found
-
-
-def summary(heard: list[Heard]) -> dict:
-    """Return the figures of one set: WER in percent per exit, and per threshold WER with the mean layer."""
-    count = sum(len(h.said) for h in heard)
-    layers = range(len(heard[0].readings))
-
-    def wer(chosen: list[int]) -> float:
-        errors = sum(edit_distance(h.said, h.readings[c].text.split()) for h, c in zip(heard, chosen, strict=True))
-        return round(100 * errors / count, 2)
-
-    policies = {}
-    for threshold in THRESHOLDS:
-        chosen = [next((i for i in layers if h.readings[i].confidence >= threshold), layers[-1]) for h in heard]
-        policies[threshold] = {"wer": wer(chosen), "layers": round(float(np.mean(chosen)) + 1, 2)}
-    return {
-        "clips": len(heard),
-        "words": count,
-        "minutes": round(sum(h.audio_s for h in heard) / 60, 1),
-        "wer_per_exit": [wer([i] * len(heard)) for i in layers],
-        "confidence_policy": policies,
-        "real_time_factor_all_exits": round(sum(h.took_s for h in heard) / sum(h.audio_s for h in heard), 4),
-    }
 
 
 def main() -> None:
@@ -110,11 +51,10 @@ def main() -> None:
         everything += heard
     results["all"] = summary(everything)
     for name, result in results.items():
-        exits = " ".join(f"{wer:6.2f}" for wer in result["wer_per_exit"])
+        exits = " ".join(f"{p['wer']:6.2f}" for n, p in result["policies"].items() if n.startswith("exit"))
         print(f"{name:26} {result['clips']:4} clips {result['words']:5} words  WER % per exit: {exits}")
-    for threshold, result in results["all"]["confidence_policy"].items():
-        print(f"confidence >= {threshold}: WER {result['wer']} %, {result['layers']} layers")
-    print(f"real-time factor of all exits, 1 thread: {results['all']['real_time_factor_all_exits']}")
+    for name, result in results["all"]["policies"].items():
+        print(f"{name}: WER {result['wer']} %, {result['layers']} layers, real-time factor {result['seconds_per_s']}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes bench speech`: real-time factor of each exit, partial and final latency, memory; others beside."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from rich.console import Console
+
+from edge_nodes.cli import figures, session
+from edge_nodes.cli.figures import DataError, target
+from edge_nodes.cli.processes import in_process, peak_gflop_s, seconds
+
+Audio = npt.NDArray[np.float32]
+RATE_HZ = 16000
+BLOCK = RATE_HZ // 25
+
+
+def bench(console: Console, *, model: str, whisper: str, quick: bool) -> dict[str, Any]:
+    """Return the figures, measured on the demo's spoken commands on one core.
+
+    Args:
+        console: for progress.
+        model: see `models.find`.
+        whisper: name or directory of the Whisper model to compare with, if faster-whisper is installed.
+        quick: fewer repetitions; done in 30 s.
+
+    Raises:
+        EdgeNodesError: a model is missing, or a process ended early.
+    """
+    load = os.getloadavg()[0]
+    core = min(os.sched_getaffinity(0))
+    repeats = 2 if quick else 10
+    paths = sorted(session.demo_bag().parent.glob("*.flac"))
+    if not paths:
+        raise DataError("the demo's spoken commands are missing", got=session.demo_bag().parent)
+    with console.status("the speech model"):
+        found = in_process(_measure, core, paths, model, repeats)
+    with console.status("the others"):
+        others = in_process(_measure_others, core, paths, whisper)
+    results = {"load_1min_before": round(load, 2), **found, "others": others}
+    about = {"clips": [p.stem for p in paths], "repeats": repeats, "core": core, "threads": 1, "quick": quick}
+    return figures.result("speech", {**about, "model": model}, results, targets(results))
+
+
+def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what was wanted and whether it was reached."""
+    last, latency = list(results["exits"].values())[-1], results["latency_ms"]
+    parallel_percent = results["parallel_layers"]["time_percent"]
+    found = [
+        target("real-time factor of the last exit, one core", last["real_time_factor"], "<", 0.08),
+        target(
+            "end of speech to final text, p95 ms",
+            latency["end of speech to final text"]["p95"],
+            "<",
+            300.0,
+        ),
+        target("time between partial texts, p95 ms", latency["between partial texts"]["p95"], "<=", 300.0),
+        target("time the parallel layers add to the last exit, %", parallel_percent, "<", 5.0),
+        target("resident memory, MB", results["memory_mb"], "<", 400.0),
+    ]
+    whisper = results["others"].get("faster-whisper", {}).get("ms_a_clip")
+    if whisper is not None:
+        ours = latency["work on a whole clip"]["p50"]
+        faster = round(whisper["p50"] / ours, 2) if ours else None
+        found.append(target("times faster than Whisper tiny.en on a whole clip", faster, ">=", 5.0))
+    return found
+
+
+def show(console: Console, result: dict[str, Any]) -> None:
+    """Print the figures."""
+    found = result["results"]
+    columns = ("real_time_factor", "gflop_per_s", "best_real_time_factor")
+    rows = ([name, *(v[c] for c in columns)] for name, v in found["exits"].items())
+    figures.show_table(console, "exits, one core, a second of audio", ("", *columns), rows)
+    spread = ("p50", "p95", "max")
+    rows = ([name, *(v[s] for s in spread)] for name, v in found["latency_ms"].items())
+    figures.show_table(console, "latency, ms", ("", *spread), rows)
+    rows = ([k, v] for k, v in found["parallel_layers"].items())
+    figures.show_table(console, "parallel layers", ("", "value"), rows)
+    others = found["others"].items()
+    rows = (
+        [n, o.get("real_time_factor"), (o.get("ms_a_clip") or {}).get("p50"), o.get("memory_mb"), o.get("absent", "")]
+        for n, o in others
+    )
+    figures.show_table(console, "others", ("", "real-time factor", "ms a clip", "MB with all", ""), rows)
+    console.print(
+        f"resident memory {found['memory_mb']} MB; peak of the core {found['peak_gflop_s']} GFLOP/s; "
+        f"load of the machine before {found['load_1min_before']}",
+        highlight=False,
+    )
+    figures.show_targets(console, result["targets"])
+
+
+def read_clips(paths: list[Path]) -> list[Audio]:
+    """Return the samples of 16 kHz files."""
+    found = []
+    for path in paths:
+        samples, rate = soundfile.read(path, dtype="float32")
+        if rate != RATE_HZ or samples.ndim != 1:
+            raise DataError(f"{path} cannot be used", got=f"{rate} Hz, {samples.ndim} channels", expected="16 kHz mono")
+        found.append(np.asarray(samples, np.float32))
+    return found
+
+
+def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str, Any]:
+    import psutil
+
+    from edge_nodes.speech.config import ExitConfig, SpeechConfig
+    from edge_nodes.speech.evaluation import operations
+    from edge_nodes.speech.exits import policy
+    from edge_nodes.speech.recognizer import Recognizer
+
+    os.sched_setaffinity(0, {core})
+    clips = read_clips(paths)
+    recognizer = Recognizer(SpeechConfig(model=model))
+    recognizer.load()
+    loaded = recognizer.model
+    latency = _streamed(recognizer, clips, repeats)
+    leave = policy(recognizer.config.exit, loaded.layers)
+    whole = [1e3 * seconds(loaded.recognise, clip, leave) for clip in clips * repeats]
+    memory = psutil.Process().memory_info().rss / 2**20
+    audio, peak, exits = sum(map(len, clips)) / RATE_HZ, peak_gflop_s(), {}
+    for layer in range(1, loaded.layers + 1):
+        leave = policy(ExitConfig(policy="fixed", layer=layer), loaded.layers)
+        took = [sum(seconds(loaded.recognise, clip, leave) for clip in clips) for _ in range(repeats)]
+        gflop = sum(operations(loaded.encoder.shape, len(c))[layer - 1] for c in clips) / 1e9
+        exits[f"exit {layer}"] = {
+            "real_time_factor": round(float(np.median(took)) / audio, 4),
+            "gflop_per_s": round(gflop / audio, 3),
+            "best_real_time_factor": round(gflop / peak / audio, 4),
+        }
+    return {
+        "exits": exits,
+        "latency_ms": {**latency, "work on a whole clip": figures.spread(whole)},
+        "parallel_layers": _parallel_cost(loaded.encoder, repeats),
+        "memory_mb": round(memory, 1),
+        "peak_gflop_s": round(peak, 1),
+    }
+
+
+def _streamed(recognizer: Any, clips: list[Audio], repeats: int) -> dict[str, Any]:
+    """Return latencies of audio that comes at the speed it was spoken: the wait for it, and the work after it."""
+    final: list[float] = []
+    work: list[float] = []
+    partial: list[float] = []
+    between: list[float] = []
+    for clip in clips * repeats:
+        audio = np.pad(clip, (RATE_HZ // 2, RATE_HZ))
+        samples = (np.clip(audio, -1, 1) * 32767).astype(np.int16)
+        before = None
+        for begin in range(0, len(samples) - BLOCK + 1, BLOCK):
+            now_ns = (begin + BLOCK) * 1_000_000_000 // RATE_HZ
+            started = time.perf_counter()
+            for event in recognizer.feed(samples[begin : begin + BLOCK], now_ns):
+                took_ms = 1e3 * (time.perf_counter() - started)
+                waited_ms = (now_ns - event.end_ns) / 1e6
+                if event.kind == "final":
+                    final.append(waited_ms + took_ms)
+                    work.append(took_ms)
+                elif event.kind == "partial":
+                    partial.append(waited_ms + took_ms)
+                    at_ms = now_ns / 1e6 + took_ms
+                    between += [] if before is None else [at_ms - before]
+                    before = at_ms
+        recognizer.drop()
+    return {
+        "end of speech to final text": figures.spread(final),
+        "of it work, after the silence that ends speech": figures.spread(work),
+        "audio to partial text": figures.spread(partial),
+        "between partial texts": figures.spread(between),
+    }
+
+
+def _parallel_cost(encoder: Any, repeats: int) -> dict[str, float]:
+    """Return what the parallel layers add to the last exit on 3 s of audio."""
+    import torch
+
+    from edge_nodes.speech.evaluation import operations
+
+    plain = copy.deepcopy(encoder)
+    plain.parallel = torch.nn.ModuleDict()
+    mel = torch.zeros(1, encoder.shape.mels, 300)
+
+    def run(network: Any) -> None:
+        with torch.inference_mode():
+            for _ in network(mel):
+                pass
+
+    run(encoder)
+    run(plain)
+    # In turns, so that both see the same machine.
+    pairs = [(seconds(run, encoder), seconds(run, plain)) for _ in range(10 * repeats)]
+    with_them, without = (float(np.median(each)) for each in zip(*pairs, strict=True))
+    shape = encoder.shape
+    half, width = 75, shape.width
+    extra = 2 * (half * (8.0 * width**2 + 4.0 * width * shape.parallel_feed_forward) + 4.0 * half**2 * width)
+    return {
+        "time_percent": round(100 * (with_them / without - 1), 2),
+        "operations_percent": round(100 * extra / (operations(shape, 3 * RATE_HZ)[-1] - extra), 2),
+    }
+
+
+def _measure_others(core: int, paths: list[Path], whisper: str) -> dict[str, Any]:
+    import psutil
+
+    from edge_nodes.cli.peers import peers
+
+    os.sched_setaffinity(0, {core})
+    clips = read_clips(paths)
+    found: dict[str, Any] = {}
+    for name, transcribe in peers(whisper):
+        if isinstance(transcribe, str):
+            found[name] = {"absent": transcribe}
+            continue
+        transcribe(clips[0])
+        took = [seconds(transcribe, clip) for clip in clips]
+        found[name] = {
+            "real_time_factor": round(sum(took) * RATE_HZ / sum(map(len, clips)), 4),
+            "ms_a_clip": figures.spread([1e3 * each for each in took]),
+            "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
+        }
+    return found

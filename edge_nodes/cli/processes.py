@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring in processes of their own, and what a core can do at best."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edge_nodes.cli.figures import DataError
+from edge_nodes.errors import EdgeNodesError
+
+TIMEOUT_S = 240.0
+
+
+class BenchError(DataError):
+    """A measurement did not come to its end."""
+
+
+def peak_gflop_s() -> float:
+    """Return what a single-precision matrix product reaches on this core."""
+    import torch
+
+    n = 1024
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    best = min(seconds(torch.mm, a, b) for _ in range(20))
+    return 2 * n**3 / best / 1e9
+
+
+def seconds(work: Callable[..., Any], *args: Any) -> float:
+    """Return how long a call takes."""
+    begin = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - begin
+
+
+def answer(results: Any, work: Callable[..., Any], *args: Any) -> None:
+    """Put what `work` returns, or its error, into a queue; runs in the other process."""
+    try:
+        results.put(work(*args))
+    except Exception as error:  # noqa: BLE001  # told to the parent, which raises
+        results.put(error)
+
+
+def in_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Return what `work` returns in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=answer, args=(results, work, *args))
+    process.start()
+    found: dict[str, Any] = received(results, [process])
+    process.join()
+    return found
+
+
+def received(results: Any, processes: list[Any]) -> Any:
+    """Return the next answer of one of the processes.
+
+    Raises:
+        EdgeNodesError: what one of them raised, or that one ended without an answer.
+    """
+    begin, found = time.monotonic(), None
+    while found is None:
+        try:
+            found = results.get(timeout=1.0)
+        except queue.Empty:
+            dead = [p.exitcode for p in processes if p.exitcode]
+            if dead or time.monotonic() - begin > TIMEOUT_S:
+                found = BenchError("a measuring process gave no answer", got=f"exit codes {dead}")
+    if isinstance(found, Exception):
+        for process in processes:
+            process.terminate()
+        raise found if isinstance(found, EdgeNodesError) else BenchError("measuring failed", got=repr(found))
+    return found

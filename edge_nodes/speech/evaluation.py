@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Word error rate, operations and seconds of each exit and policy on clips of speech; false words in noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_nodes.speech.clips import Clip
+from edge_nodes.speech.config import ExitConfig, SpeechConfig
+from edge_nodes.speech.encoder import Shape
+from edge_nodes.speech.exits import Reading, policy
+from edge_nodes.speech.features import HOP, RATE_HZ
+from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.recognizer import Recognizer, SpeechEvent
+
+THRESHOLDS = (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+_PAD = RATE_HZ // 10
+_BLOCK = RATE_HZ // 25
+
+
+def edit_distance(said: list[str], heard: list[str]) -> int:
+    """Return the substitutions, deletions and insertions between two word lists."""
+    row = np.arange(len(heard) + 1)
+    for i, word in enumerate(said, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(heard, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+    return int(row[-1])
+
+
+def word_error_rate(said: Sequence[list[str]], heard: Sequence[str]) -> float | None:
+    """Return the errors in percent of the words said, None if there are none."""
+    count = sum(map(len, said))
+    errors = sum(edit_distance(a, b.split()) for a, b in zip(said, heard, strict=True))
+    return round(100 * errors / count, 2) if count else None
+
+
+def operations(shape: Shape, samples: int) -> list[float]:
+    """Return the encoder's floating-point operations up to each exit, its head included, for 16 kHz samples.
+
+    Products and sums of matrix products and convolutions count; norms and activations do not.
+    """
+    frames, width = max(4, samples // HOP), shape.width
+    steps = (frames + 1) // 2
+    total = 6.0 * shape.mels * width * frames + 6.0 * width * width * steps
+    found = []
+    for index in range(shape.blocks):
+        total += _layer(steps, width, shape.feed_forward)
+        if index in (0, shape.blocks - 1):
+            total += _layer((steps + 1) // 2, width, shape.parallel_feed_forward)
+        total += 2.0 * width * shape.symbols * steps
+        found.append(total)
+    return found
+
+
+def _layer(steps: int, width: int, feed_forward: int) -> float:
+    return steps * (8.0 * width * width + 4.0 * width * feed_forward) + 4.0 * steps * steps * width
+
+
+class Heard(NamedTuple):
+    """What all exits made of a clip.
+
+    Attributes:
+        said: its words.
+        readings: of each exit.
+        seconds: from audio to each exit's text.
+        operations: see `operations`.
+        audio_s: length of the clip.
+    """
+
+    said: list[str]
+    readings: list[Reading]
+    seconds: list[float]
+    operations: list[float]
+    audio_s: float
+
+
+def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
+    """Return what every exit makes of the clips, with a tenth of a second of silence around each."""
+    found = []
+    for clip in items:
+        readings: list[Reading] = []
+        seconds: list[float] = []
+        audio = np.pad(clip.samples, _PAD)
+        start = time.perf_counter()
+
+        def go_on(_: int, reading: Reading, begin: float = start, out: Any = (readings, seconds)) -> bool:
+            out[0].append(reading)
+            out[1].append(time.perf_counter() - begin)
+            return False
+
+        model.recognise(audio, go_on)
+        cost = operations(model.encoder.shape, len(audio))
+        found.append(Heard(clip.text.split(), readings, seconds, cost, len(clip.samples) / RATE_HZ))
+    return found
+
+
+def leaves_at(heard: Heard, config: ExitConfig) -> int:
+    """Return the index of the exit that a policy reads the words from."""
+    leave = policy(config, len(heard.readings))
+    return next(i for i, reading in enumerate(heard.readings) if leave(i + 1, reading))
+
+
+def summary(heard: Sequence[Heard]) -> dict[str, Any]:
+    """Return the figures of one set of clips: those of each exit, and of each threshold of the confidence policy."""
+    layers = len(heard[0].readings)
+    policies = {f"exit {i + 1}": ExitConfig(policy="fixed", layer=i + 1) for i in range(layers)}
+    policies |= {f"confidence {t:g}": ExitConfig(policy="confidence", threshold=t) for t in THRESHOLDS}
+    policies["as shipped"] = ExitConfig()
+    return {
+        "clips": len(heard),
+        "words": sum(len(h.said) for h in heard),
+        "minutes": round(sum(h.audio_s for h in heard) / 60, 2),
+        "policies": {name: under(heard, config) for name, config in policies.items()},
+    }
+
+
+def under(heard: Sequence[Heard], config: ExitConfig) -> dict[str, Any]:
+    """Return the figures of one policy.
+
+    Returns:
+        wer (%), layers (mean), gflop and seconds per second of audio, and the share of audio ending at each exit.
+    """
+    chosen = [(h, leaves_at(h, config)) for h in heard]
+    audio = sum(h.audio_s for h in heard)
+    ends = [sum(h.audio_s for h, c in chosen if c == i) for i in range(len(heard[0].readings))]
+    return {
+        "wer": word_error_rate([h.said for h in heard], [h.readings[c].text for h, c in chosen]),
+        "layers": round(float(np.mean([c for _, c in chosen])) + 1, 2),
+        "gflop_per_s": round(sum(h.operations[c] for h, c in chosen) / audio / 1e9, 3),
+        "seconds_per_s": round(sum(h.seconds[c] for h, c in chosen) / audio, 4),
+        "ends_at": [round(e / audio, 4) for e in ends],
+    }
+
+
+def false_words(noise: Iterable[NDArray[np.float32]], config: SpeechConfig) -> dict[str, Any]:
+    """Return what a recogniser hears in noise: segments, and segments with words (false accepts), an hour."""
+    recognizer = Recognizer(config)
+    recognizer.load()
+    seconds, segments, texts = 0.0, 0, []
+    for audio in noise:
+        samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
+        seconds += len(samples) / RATE_HZ
+        events: list[SpeechEvent] = []
+        for begin in range(0, len(samples), _BLOCK):
+            block = samples[begin : begin + _BLOCK]
+            events += recognizer.feed(block, (begin + len(block)) * 1_000_000_000 // RATE_HZ, partials=False)
+        events += recognizer.flush()
+        finals = [event.text for event in events if event.kind == "final"]
+        segments += len(finals)
+        texts += [text for text in finals if text]
+    return {
+        "minutes": round(seconds / 60, 2),
+        "segments": segments,
+        "false_accepts": len(texts),
+        "false_accepts_per_hour": round(3600 * len(texts) / seconds, 2) if seconds else None,
+        "texts": texts[:20],
+    }

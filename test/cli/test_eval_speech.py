@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes eval speech` from packs to figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from clip_packs import clip_pack
+
+from edge_nodes.cli import main, peers
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        main([str(w) for w in words])
+    return end.value.code
+
+
+def test_clips_and_noise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    stem = clip_pack(tmp_path / "mixed", ["turn left", "stop", None])
+    assert run("eval", "speech", "--data", stem, "--json", tmp_path / "x.json") == 0
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert set(found) >= {"name", "machine", "config", "results", "targets"}
+    results = found["results"]
+    assert results["packs"]["mixed"]["not trained on"]["clips"] == 2
+    assert "not installed" in results["others"]["pocketsphinx"]["absent"]
+    assert results["noise"]["mixed"]["false_accepts"] == 0
+    assert {t["name"] for t in found["targets"]} >= {"encoder operations the shipped policy saves, %"}
+    assert "WER %" in capsys.readouterr().out
+
+
+def test_peers_are_compared_with(tmp_path, monkeypatch):
+    from edge_nodes.cli import eval_speech
+
+    monkeypatch.setattr(eval_speech, "peers", lambda _: [("pocketsphinx", lambda _: "stop"), ("faster-whisper", "no")])
+    stem = clip_pack(tmp_path / "a", ["stop"])
+    assert run("eval", "speech", "--quick", "--data", stem, "--json", tmp_path / "x.json") == 0
+    others = json.loads((tmp_path / "x.json").read_text())["results"]["others"]
+    assert others["pocketsphinx"]["wer"] == 0.0
+    assert others["faster-whisper"] == {"absent": "no"}
+
+
+def test_bad_data_is_one_line(tmp_path, capsys):
+    assert run("eval", "speech", "--data", tmp_path / "none") == 1
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: ")
+    assert "\n" not in printed
