@@ -16,7 +16,7 @@ $(READY): setup.py constraints.txt $(wildcard edge_nodes/native/*.cpp edge_nodes
 	@echo "== 2/4 torch and build tools"
 	$(PIP) install -c constraints.txt "torch==2.13.0" "setuptools" wheel pybind11
 	@echo "== 3/4 libraries, and the C++ extension (about a minute)"
-	$(PIP) install -c constraints.txt --no-build-isolation -e ".[ros,dashboard,train,dev]"
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[ros,dashboard,train,reference,dev]"
 	@echo "== 4/4 ready"
 	@touch $@
 

@@ -26,6 +26,7 @@ ROS = ["ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-common-interfaces==5.3.6"]
 TRAIN = ["open3d-cpu>=0.20,<0.21; platform_machine == 'x86_64'", "libusb-package>=1.0.26,<2"]
 DASHBOARD = ["viser>=1.0,<2"]
 PEERS = ["pocketsphinx>=5,<6", "faster-whisper>=1.1,<2"]
+REFERENCE = ["sentencepiece>=0.2,<0.3"]  # the tokenizer of the Splitformer authors' checkpoints
 DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
@@ -80,7 +81,14 @@ setup(
         "soundfile>=0.13",
         "sounddevice>=0.5",
     ],
-    extras_require={"ros": ROS, "dashboard": DASHBOARD, "train": TRAIN, "peers": PEERS, "dev": DEV},
+    extras_require={
+        "ros": ROS,
+        "dashboard": DASHBOARD,
+        "train": TRAIN,
+        "peers": PEERS,
+        "reference": REFERENCE,
+        "dev": DEV,
+    },
     ext_modules=[
         Pybind11Extension(
             "edge_nodes.native._kernels",

@@ -131,7 +131,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     columns = (*spread, "gflop", "gflop_s", "best_ms")
     rows = ([k, *(v[c] for c in columns)] for k, v in found["networks"].items())
     figures.show_table(console, "networks on one core, ms", ("", *columns), rows)
-    console.print(f"peak of one core: {found['peak_gflop_s']} GFLOP/s (matrix product)", highlight=False)
+    console.print(f"peak of one core: {found['peak_gflop_s']} GFLOP/s (matrix product or convolution)", highlight=False)
     figures.show_table(
         console,
         "message to output fields, ms",

@@ -48,6 +48,8 @@ class DashboardNode(EdgeNode):
             ) from None
         self.server = viser.ViserServer(host=self.config.host, port=self.config.port, verbose=False)
         self.server.scene.set_up_direction("+z")
+        self.server.initial_camera.position = (-22.0, 0.0, 20.0)  # from behind and above, looking ahead
+        self.server.initial_camera.look_at = (4.0, 0.0, 0.0)
         progress(f"live view on http://{self.config.host}:{self.server.get_port()}")
 
     def start(self) -> None:

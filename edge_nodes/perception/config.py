@@ -11,6 +11,10 @@ CLASSES = ("unknown", "ground", "wall", "vehicle", "person", "obstacle")
 """Names of the class ids in segmentation/labels."""
 COLOURS = ((20, 20, 24), (110, 120, 110), (150, 110, 80), (60, 130, 220), (240, 90, 60), (230, 200, 60))
 """RGB of each class in pictures, in the order of `CLASSES`."""
+_MODEL = (
+    "name of a model, path of its directory, or a published checkpoint of arXiv 2412.18165: a .pth, .pt or .bin file, "
+    "reference:FILE, or reference for the one in the model cache's perception/reference"
+)
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,45 @@ class BevConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """What a published checkpoint of arXiv 2412.18165 needs to be told."""
+
+    train_statistics: bool = parameter(
+        False,
+        "a published checkpoint norms each scan with its own statistics, as its notebook did, not with stored ones",
+        fixed=True,
+    )
+
+
+@dataclass(frozen=True)
+class ReferenceSegmentationConfig(ReferenceConfig):
+    """The same for its segmentation network."""
+
+    threshold: float = parameter(
+        0.5, "value of a published checkpoint's map from which a cell is labelled obstacle, else unknown"
+    )
+
+
+@dataclass(frozen=True)
 class SegmentationConfig:
     """Parameters of segmentation_node."""
 
-    model: str = parameter("perception/segmentation", "name of a model, or path of its directory", fixed=True)
+    model: str = parameter("perception/segmentation", _MODEL, fixed=True)
     device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
     threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
     bev: BevConfig = group(BevConfig)
+    reference: ReferenceSegmentationConfig = group(ReferenceSegmentationConfig)
 
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
     """Parameters of reconstruction_node."""
 
-    model: str = parameter("perception/reconstruction", "name of a model, or path of its directory", fixed=True)
+    model: str = parameter("perception/reconstruction", _MODEL, fixed=True)
     device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
     threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
     bev: BevConfig = group(BevConfig)
+    reference: ReferenceConfig = group(ReferenceConfig)
 
 
 @dataclass(frozen=True)
@@ -108,3 +134,8 @@ class SceneConfig:
     gate_m: float = parameter(1.5, "farthest a detection may lie from its track", unit="m", minimum=0.1, maximum=10.0)
     wait_frames: int = parameter(5, "stamps kept while their other parts are awaited", minimum=1, maximum=50)
     bev: BevConfig = group(BevConfig)
+
+
+def is_reference(model: str) -> bool:
+    """Return whether a node's `model` names a published checkpoint."""
+    return model == "reference" or model.startswith("reference:") or model.endswith((".pth", ".pt", ".bin"))

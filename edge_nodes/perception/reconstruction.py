@@ -52,3 +52,7 @@ class Reconstructor:
         """
         now, ahead = self.inference.run(xyz, stamp_ns).sigmoid().to("cpu").contiguous().numpy()
         return Occupancy(now, ahead)
+
+    def configure(self, config: ReconstructionConfig) -> None:
+        """Take changed run-time parameters."""
+        self.inference.history.config = config.bev

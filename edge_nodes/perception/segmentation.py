@@ -55,6 +55,10 @@ class Segmenter:
         labels = scores.argmax(0).to("cpu").numpy().astype(np.uint8)
         return Segments(labels, self.inference.history.ground.offset_m)
 
+    def configure(self, config: SegmentationConfig) -> None:
+        """Take changed run-time parameters."""
+        self.inference.history.config = config.bev
+
 
 def occupancy_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """Return labels (H, W) as the (H, W) data of a nav_msgs/OccupancyGrid: row along +y, column along +x.

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_nodes.perception.config import ReconstructionConfig
+from edge_nodes.perception.config import ReconstructionConfig, is_reference
 from edge_nodes.pipeline import Output, Pipeline, Progress, stamp_ns
 from edge_nodes.pipelines.segmentation import image, status
 
 if TYPE_CHECKING:
     from edge_nodes.perception.reconstruction import Reconstructor
+    from edge_nodes.perception.reference.inference import ReferenceReconstructor
 
 OCCUPANCY, FORECAST = "reconstruction/occupancy", "reconstruction/forecast"
 
@@ -23,13 +24,18 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
 
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
-        self._reconstructor: Reconstructor | None = None
+        self._reconstructor: Reconstructor | ReferenceReconstructor | None = None
 
     def load(self, progress: Progress) -> None:
         """See `Pipeline.load`."""
-        from edge_nodes.perception.reconstruction import Reconstructor
+        if is_reference(self.config.model):
+            from edge_nodes.perception.reference.inference import ReferenceReconstructor
 
-        self._reconstructor = Reconstructor(self.config, progress)
+            self._reconstructor = ReferenceReconstructor(self.config, progress)
+        else:
+            from edge_nodes.perception.reconstruction import Reconstructor
+
+            self._reconstructor = Reconstructor(self.config, progress)
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`."""
@@ -48,7 +54,7 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
         """See `Pipeline.update`."""
         super().update(config)
         if self._reconstructor is not None:
-            self._reconstructor.inference.history.config = config.bev
+            self._reconstructor.configure(config)
 
     def status(self) -> Mapping[str, str | int | float]:
         """See `Pipeline.status`."""

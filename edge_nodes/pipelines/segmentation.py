@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_nodes.perception.config import SegmentationConfig
+from edge_nodes.perception.config import SegmentationConfig, is_reference
 from edge_nodes.pipeline import Output, Pipeline, Progress, header, stamp_ns
 
 if TYPE_CHECKING:
+    from edge_nodes.perception.reference.inference import ReferenceSegmenter
     from edge_nodes.perception.segmentation import Segmenter
 
 LABELS, GRID = "segmentation/labels", "segmentation/grid"
@@ -24,13 +25,18 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
 
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__(config)
-        self._segmenter: Segmenter | None = None
+        self._segmenter: Segmenter | ReferenceSegmenter | None = None
 
     def load(self, progress: Progress) -> None:
         """See `Pipeline.load`."""
-        from edge_nodes.perception.segmentation import Segmenter
+        if is_reference(self.config.model):
+            from edge_nodes.perception.reference.inference import ReferenceSegmenter
 
-        self._segmenter = Segmenter(self.config, progress)
+            self._segmenter = ReferenceSegmenter(self.config, progress)
+        else:
+            from edge_nodes.perception.segmentation import Segmenter
+
+            self._segmenter = Segmenter(self.config, progress)
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`."""
@@ -61,7 +67,7 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
         """See `Pipeline.update`."""
         super().update(config)
         if self._segmenter is not None:
-            self._segmenter.inference.history.config = config.bev
+            self._segmenter.configure(config)
 
     def status(self) -> Mapping[str, str | int | float]:
         """See `Pipeline.status`."""

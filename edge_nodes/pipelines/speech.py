@@ -63,7 +63,7 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
         if self._loaded is None:
             return {}
         model = self._loaded.model
-        exits = {f"final at layer {n}": self._exits[n] for n in range(1, model.layers + 1)}
+        exits = {f"final at layer {n}": self._exits[n] for n in model.exits}
         return {
             "model": model.name,
             "device": self.config.device,

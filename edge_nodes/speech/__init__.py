@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edge_nodes.speech.config import ExitConfig, MicrophoneConfig, SpeechConfig, VadConfig
+from edge_nodes.speech.config import ExitConfig, MicrophoneConfig, ReferenceConfig, SpeechConfig, VadConfig
 from edge_nodes.speech.errors import SpeechError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Microphone",
     "MicrophoneConfig",
     "Recognizer",
+    "ReferenceConfig",
     "SpeechConfig",
     "SpeechError",
     "SpeechEvent",

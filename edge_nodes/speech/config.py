@@ -17,8 +17,13 @@ class ExitConfig:
         "fixed: always exit.layer; confidence: the first layer at least exit.threshold sure, exit.layer at the latest",
         choices=("fixed", "confidence"),
     )
-    layer: int = parameter(0, "Layer of the fixed policy and last of the other; 0 is the model's last", minimum=0)
+    layer: int = parameter(
+        0,
+        "Layer of the fixed policy and last of the other: the first from there on with an exit; 0 is the model's last",
+        minimum=0,
+    )
     threshold: float = parameter(0.95, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
+    partial_layer: int = parameter(3, "Layer that partial texts are read from; 1 is the cheapest", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,25 @@ class VadConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """What the file of a reference: model does not tell."""
+
+    tokenizer: str = parameter(
+        "", "SentencePiece file of a reference: model; empty for the *.model beside the checkpoint", fixed=True
+    )
+    heads: int = parameter(8, "Attention heads of a reference: model", minimum=1, maximum=64, fixed=True)
+
+
+@dataclass(frozen=True)
 class SpeechConfig:
     """Parameters of speech_node."""
 
-    model: str = parameter("speech/splitformer", "Model: a shipped or installed name, or a folder", fixed=True)
+    model: str = parameter(
+        "speech/splitformer",
+        "Model: a shipped or installed name, a folder, or reference:FILE for a checkpoint of the Splitformer's authors",
+        fixed=True,
+    )
+    reference: ReferenceConfig = group(ReferenceConfig)
     device: str = parameter("cpu", "Where the encoder runs: cpu, cuda, cuda:1, ...", fixed=True)
     threads: int = parameter(1, "CPU threads of the encoder", minimum=1, maximum=64, fixed=True)
     exit: ExitConfig = group(ExitConfig)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,18 @@ Leave = Callable[[int, Reading], bool]
 """Whether to leave at an exit: its layer (from 1) and what it says."""
 
 
-def read(log_probs: NDArray[np.float32]) -> Reading:
+def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[Any]]], str] = decode) -> Reading:
     """Decode greedily.
 
     Args:
-        log_probs: (T, symbols) float32 log-probabilities.
+        log_probs: (T, symbols) float32 log-probabilities; symbol 0 is the blank.
+        text_of: turns the best symbol of each frame, (T,) integer, into text.
 
     Returns:
         The text, and as confidence the geometric mean of the best symbols' probabilities over the frames that are
         not surely blank: long pauses do not make a doubtful word look certain. 1 if every frame is blank.
     """
-    text = decode(log_probs.argmax(1))
+    text = text_of(log_probs.argmax(1))
     best = log_probs.max(1)[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
     return Reading(text, float(np.exp(best.mean())) if best.size else 1.0)
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from edge_nodes import models
 from edge_nodes.errors import ModelError, State
 from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Leave, read
+from edge_nodes.speech.exits import Leave, Reading, read
 from edge_nodes.speech.features import HOP, log_mel
 
 FORMAT = 1
@@ -43,34 +45,43 @@ class Hypothesis:
     cost: Mapping[str, float]
 
 
-class SpeechModel:
-    """The encoder with its weights.
+class ExitModel(ABC):
+    """A network with early exits on its device.
 
     Args:
-        name: see `models.find`.
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads of each call.
 
     Raises:
-        ModelError: the model is missing, or not one of this kind.
         SpeechError: there is no such device (NO_DEVICE).
     """
 
-    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1) -> None:
-        self._threads, self._device = threads, _device(device)
-        found = models.find(name)
-        self.name = str(found.manifest.get("name", name))
-        self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
+    name: str
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = _device(device), threads
 
     @property
+    @abstractmethod
     def layers(self) -> int:
-        """Number of encoder layers, each with an exit."""
-        return self._encoder.shape.blocks
+        """Number of encoder layers."""
 
     @property
-    def encoder(self) -> Encoder:
-        """The encoder on its device."""
-        return self._encoder
+    @abstractmethod
+    def exits(self) -> Sequence[int]:
+        """Layers with an exit, from 1, in order; the last layer is one."""
+
+    @abstractmethod
+    def _features(self, samples: NDArray[np.float32]) -> Tensor:
+        """Return what the network takes, (1, mels, T) float32, of any number of samples."""
+
+    @abstractmethod
+    def _outputs(self, mel: Tensor) -> Iterator[Tensor]:
+        """Yield the log-probabilities of each exit, (1, T', symbols), computing its layers when it is asked for."""
+
+    @abstractmethod
+    def _read(self, log_probs: NDArray[np.float32]) -> Reading:
+        """Return what one exit says, given (T', symbols)."""
 
     @torch.inference_mode()
     def recognise(self, samples: NDArray[np.float32], leave: Leave) -> Hypothesis:
@@ -83,12 +94,10 @@ class SpeechModel:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         start = time.perf_counter()
-        mel = log_mel(np.pad(samples, (0, max(0, _SHORTEST - len(samples)))))
+        mel = self._features(samples)
         middle = time.perf_counter()
-        hidden, _ = self._encoder.stem(torch.from_numpy(mel)[None].to(self._device))
-        for layer in range(1, self.layers + 1):
-            hidden = self._encoder.block(layer - 1, hidden)
-            reading = read(self._encoder.exits[layer - 1](hidden)[0].cpu().numpy())
+        for layer, log_probs in zip(self.exits, self._outputs(mel.to(self._device)), strict=False):
+            reading = self._read(log_probs[0].cpu().numpy())
             if leave(layer, reading):
                 break
         end = time.perf_counter()
@@ -99,6 +108,51 @@ class SpeechModel:
             "layers": layer,
         }
         return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost)
+
+
+class SpeechModel(ExitModel):
+    """Our encoder with its weights.
+
+    Args:
+        name: see `models.find`.
+        device: "cpu", "cuda", "cuda:1", ...
+        threads: CPU threads of each call.
+
+    Raises:
+        ModelError: the model is missing, or not one of this kind.
+        SpeechError: there is no such device (NO_DEVICE).
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1) -> None:
+        super().__init__(device, threads)
+        found = models.find(name)
+        self.name = str(found.manifest.get("name", name))
+        self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
+
+    @property
+    def layers(self) -> int:
+        """Number of encoder layers."""
+        return self._encoder.shape.blocks
+
+    @property
+    def exits(self) -> Sequence[int]:
+        """Every layer."""
+        return range(1, self.layers + 1)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder on its device."""
+        return self._encoder
+
+    def _features(self, samples: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(log_mel(np.pad(samples, (0, max(0, _SHORTEST - len(samples))))))[None]
+
+    def _outputs(self, mel: Tensor) -> Iterator[Tensor]:
+        outputs: Iterator[Tensor] = self._encoder(mel)
+        return outputs
+
+    def _read(self, log_probs: NDArray[np.float32]) -> Reading:
+        return read(log_probs)
 
 
 def _load(found: models.ModelFile) -> Encoder:

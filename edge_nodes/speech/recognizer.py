@@ -10,16 +10,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_nodes.speech.config import SpeechConfig
+from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Leave, cheapest, policy
+from edge_nodes.speech.exits import Leave, policy
 from edge_nodes.speech.features import RATE_HZ
-from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.model import ExitModel, SpeechModel
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
 
 _GAP_NS = 1_000_000_000
 """A longer hole in the audio, or a step of the clock, ends the segment."""
 _QUIET_WINDOW = RATE_HZ // 10
+REFERENCE = "reference:"
+"""Prefix of a model that is a checkpoint of the Splitformer's authors."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SpeechEvent:
         start_ns: start of the speech segment.
         end_ns: end of the audio the text is from; of the speech, when final.
         layer, layers: encoder layer the text was read from (from 1) and how many there are; 0 at the start.
-        policy: "fixed", "confidence", or "cheapest" for partials; empty at the start.
+        policy: "fixed", "confidence", or partials are always "fixed"; empty at the start.
         confidence: 0..1.
         cost: see `Hypothesis.cost`.
     """
@@ -83,6 +85,21 @@ class _Stream:
         return start + int(sums.argmin()) + _QUIET_WINDOW // 2
 
 
+def load_model(config: SpeechConfig) -> ExitModel:
+    """Return the model that a configuration names; see `SpeechModel` and `reference.ReferenceModel` for the errors."""
+    if config.model.startswith(REFERENCE):
+        from edge_nodes.speech.reference import ReferenceModel
+
+        return ReferenceModel(
+            config.model.removeprefix(REFERENCE),
+            tokenizer=config.reference.tokenizer,
+            heads=config.reference.heads,
+            device=config.device,
+            threads=config.threads,
+        )
+    return SpeechModel(config.model, device=config.device, threads=config.threads)
+
+
 class Recognizer:
     """Finds speech in a stream of audio and recognises it.
 
@@ -92,12 +109,12 @@ class Recognizer:
 
     def __init__(self, config: SpeechConfig) -> None:
         self.config = config
-        self._model: SpeechModel | None = None
+        self._model: ExitModel | None = None
         self._vad: SileroVad | None = None
         self._stream = _Stream(self.config)
 
     @property
-    def model(self) -> SpeechModel:
+    def model(self) -> ExitModel:
         """The loaded model.
 
         Raises:
@@ -123,7 +140,7 @@ class Recognizer:
                 remedy="Publish 16 kHz audio and leave the parameter sample_rate_hz at 16000.",
             )
         progress(f"speech: loading {config.model} on {config.device}")
-        self._model = SpeechModel(config.model, device=config.device, threads=config.threads)
+        self._model = load_model(config)
         progress("speech: loading the voice activity model")
         self._vad = SileroVad()
         self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
@@ -190,7 +207,8 @@ class Recognizer:
         behind = stream.samples - stream.done >= max(interval, CHUNK)
         if partials and interval and not behind and stream.done - stream.partial_at >= interval:
             stream.partial_at = stream.done
-            yield self._heard("partial", stream.done, stream.done, cheapest, "cheapest")
+            leave = policy(ExitConfig(policy="fixed", layer=self.config.exit.partial_layer), self.model.layers)
+            yield self._heard("partial", stream.done, stream.done, leave, "fixed")
 
     def _open(self, start: int) -> SpeechEvent:
         stream = self._stream

@@ -229,6 +229,30 @@ def test_incompatible_qos_is_reported_with_the_remedy(world, spec, echo):
     assert "points.reliability" in echo.health()[1]
 
 
+def test_an_error_in_a_transition_is_recovered_from(world, echo, monkeypatch):
+    assert world.change("echo_node", "configure")
+    with monkeypatch.context() as patch:
+        patch.setattr(echo, "start", lambda: 1 / 0)
+        assert not world.change("echo_node", "activate")
+    world.wait(lambda: world.state("echo_node") == "unconfigured", what="error processing")
+    assert echo.pipeline is None
+    images = world.collect(Image, "segmentation/labels")
+    bring_up(world)
+    connected(world, echo, "segmentation/labels")
+    publisher(world, PointCloud2, "points").publish(cloud(4))
+    world.wait(lambda: images, what="an image after the error")
+
+
+def test_qos_can_be_overridden_the_standard_way(world, spec, echo):
+    name = "qos_overrides./points.subscription.reliability"
+    node = base.EdgeNode(spec, context=world.context, parameter_overrides=[Parameter(name, value="reliable")])
+    world.executor.remove_node(echo)
+    world.add(node)
+    bring_up(world)
+    (info,) = world.tester.get_subscriptions_info_by_topic("/points")
+    assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
 def test_shutdown_is_quick_while_busy(world, echo):
     import time
 

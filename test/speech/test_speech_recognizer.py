@@ -80,12 +80,13 @@ def test_one_utterance(listen, block):
     assert (final.layer, final.layers, final.policy) == (4, 4, "confidence")
 
 
-def test_partials_from_the_cheapest_exit_no_more_often_than_asked(listen):
-    recognizer = listen(partial_interval_ms=300)
+@pytest.mark.parametrize("layer", [1, 3])
+def test_partials_from_their_exit_no_more_often_than_asked(listen, layer):
+    recognizer = listen(partial_interval_ms=300, exit__partial_layer=layer)
     events = feed(recognizer, sound((0.5, False), (2.0, True), (1.0, False)))
     partials = [e for e in events if e.kind == "partial"]
     assert 5 <= len(partials) <= 8
-    assert all(e.layer == 1 and e.policy == "cheapest" for e in partials)
+    assert all(e.layer == layer and e.policy == "fixed" for e in partials)
     assert all(b.end_ns - a.end_ns >= 300 * MS for a, b in itertools.pairwise(partials))
     assert events[-1].kind == "final"
     assert not [e for e in feed(listen(), sound((2.0, True)), partials=False) if e.kind == "partial"]
