@@ -131,7 +131,9 @@ def show(console: Console, result: dict[str, Any]) -> None:
     columns = (*spread, "gflop", "gflop_s", "best_ms")
     rows = ([k, *(v[c] for c in columns)] for k, v in found["networks"].items())
     figures.show_table(console, "networks on one core, ms", ("", *columns), rows)
-    console.print(f"peak of one core: {found['peak_gflop_s']} GFLOP/s (matrix product)", highlight=False)
+    rows = ([k, *(v[c] for c in columns)] for k, v in found["published_networks"].items())
+    figures.show_table(console, "the published networks on one core, ms", ("", *columns), rows)
+    console.print(f"peak of one core: {found['peak_gflop_s']} GFLOP/s (matrix product or convolution)", highlight=False)
     figures.show_table(
         console,
         "message to output fields, ms",
@@ -170,6 +172,7 @@ def _measure_alone(core: int, repeats: int) -> dict[str, Any]:
     return {
         "bev_ms": bev,
         "networks": networks,
+        "published_networks": _published(config.cells, max(2, repeats // 15), peak),
         "peak_gflop_s": _round(peak),
         "message_to_outputs_ms": pipelines,
     }
@@ -196,6 +199,32 @@ def _network(name: str, scan: Cloud, repeats: int, peak: float) -> dict[str, Any
         "gflop_s": _round(1e3 * gflop / median),
         "best_ms": _round(1e3 * gflop / peak),
     }
+
+
+def _published(cells: int, repeats: int, peak: float) -> dict[str, Any]:
+    """Return the published graphs, whole and pruned, on a map about as large; the weights do not change the time."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from edge_nodes.perception.reference import KINDS, legal_size
+
+    size, found = legal_size(cells), {}
+    maps = (torch.rand(1, 16, size, size) < 0.05).float()
+    for kind, build in KINDS.items():
+        for prune in (False, True):
+            network = build(prune=prune).eval()
+            with torch.inference_mode():
+                with FlopCounterMode(display=False) as counter:
+                    network(maps)
+                spread = figures.spread([1e3 * seconds(network, maps) for _ in range(repeats)])
+            gflop = counter.get_total_flops() / 1e9
+            found[f"{kind}, {'pruned' if prune else 'whole'}, {size} cells"] = {
+                **spread,
+                "gflop": _round(gflop),
+                "gflop_s": _round(1e3 * gflop / (spread["p50"] or math.inf)),
+                "best_ms": _round(1e3 * gflop / peak),
+            }
+    return found
 
 
 def _pipeline(name: str) -> tuple[Any, tuple[str, ...]]:

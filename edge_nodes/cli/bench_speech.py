@@ -116,6 +116,7 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
     from edge_nodes.speech.config import ExitConfig, SpeechConfig
     from edge_nodes.speech.evaluation import operations
     from edge_nodes.speech.exits import policy
+    from edge_nodes.speech.model import SpeechModel
     from edge_nodes.speech.recognizer import Recognizer
 
     os.sched_setaffinity(0, {core})
@@ -123,6 +124,8 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
     recognizer = Recognizer(SpeechConfig(model=model))
     recognizer.load()
     loaded = recognizer.model
+    if not isinstance(loaded, SpeechModel):
+        raise DataError("this model cannot be measured", got=loaded.name, expected="a model of this package's encoder")
     latency = _streamed(recognizer, clips, repeats)
     leave = policy(recognizer.config.exit, loaded.layers)
     whole = [1e3 * seconds(loaded.recognise, clip, leave) for clip in clips * repeats]
