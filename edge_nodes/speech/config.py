@@ -22,7 +22,7 @@ class ExitConfig:
         "Layer of the fixed policy and last of the other: the first from there on with an exit; 0 is the model's last",
         minimum=0,
     )
-    threshold: float = parameter(0.95, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
+    threshold: float = parameter(0.925, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
     partial_layer: int = parameter(3, "Layer that partial texts are read from; 1 is the cheapest", minimum=1)
 
 
