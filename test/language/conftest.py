@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from small_gguf import write_gguf
 
@@ -24,16 +21,9 @@ def small_model(make_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def smollm2():
-    """Engine of the installed SmolLM2-135M; the test is skipped where it is not installed."""
-    from edge_nodes import models
-    from edge_nodes.errors import ModelError
-
+def smollm2(smollm2_path):
+    """Engine of SmolLM2-135M."""
     pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
-    try:
-        path = models.find(os.environ.get("EDGE_NODES_TEST_MODEL", "smollm2-135m"), verify=False).path
-    except ModelError:
-        pytest.skip("smollm2-135m is not installed (edge-nodes models install smollm2-135m)")
     from edge_nodes.language import load
 
-    return load(Path(path), context_tokens=1024)
+    return load(smollm2_path, context_tokens=1024)

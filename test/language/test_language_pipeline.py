@@ -199,15 +199,12 @@ def test_template_is_changed_at_run_time(pipeline, tmp_path):
 
 def test_import_is_light():
     code = (
-        "import sys, time; begin = time.perf_counter(); import edge_nodes.language; "
-        "spent = time.perf_counter() - begin; import edge_nodes.language.config; "
+        "import sys, edge_nodes.language, edge_nodes.language.config; "
         "edge_nodes.language.load; import edge_nodes.pipelines.language, edge_nodes.language.gguf_file; "
-        "print(spent, 'torch' in sys.modules, 'rclpy' in sys.modules)"
+        "print('torch' in sys.modules, 'rclpy' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    spent, torch, rclpy = out.stdout.split()
-    assert float(spent) < 0.3
-    assert (torch, rclpy) == ("False", "False")
+    assert out.stdout.split() == ["False", "False"]
 
 
 def test_real_model_answers_from_the_scene(smollm2):
