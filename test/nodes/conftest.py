@@ -38,6 +38,7 @@ class World:
         self.tester = self.add(rclpy.create_node("tester", context=self.context))
         self.changed = threading.Condition()
         self.received = {}
+        self.clients = {}
         self.stopping = False
         self.thread = threading.Thread(target=self._spin, daemon=True)
         self.thread.start()
@@ -75,7 +76,10 @@ class World:
         return messages
 
     def call(self, kind, name, request, timeout_s=30.0):
-        client = self.tester.create_client(kind, name)
+        # One client a service: each new one would have to be discovered by the other side again.
+        if name not in self.clients:
+            self.clients[name] = self.tester.create_client(kind, name)
+        client = self.clients[name]
         assert client.wait_for_service(timeout_s), f"no service {name}"
         future = client.call_async(request)
         self.wait(future.done, timeout_s, f"an answer of {name}")
