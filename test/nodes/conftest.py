@@ -76,14 +76,20 @@ class World:
         return messages
 
     def call(self, kind, name, request, timeout_s=30.0):
-        # One client a service: each new one would have to be discovered by the other side again.
-        if name not in self.clients:
-            self.clients[name] = self.tester.create_client(kind, name)
-        client = self.clients[name]
-        assert client.wait_for_service(timeout_s), f"no service {name}"
+        client = self.client(kind, name, timeout_s)
         future = client.call_async(request)
         self.wait(future.done, timeout_s, f"an answer of {name}")
         return future.result()
+
+    def client(self, kind, name, timeout_s):
+        """One client a service, as each new one must be discovered; made anew if its discovery was lost."""
+        for _ in range(3):
+            if name not in self.clients:
+                self.clients[name] = self.tester.create_client(kind, name)
+            if self.clients[name].wait_for_service(timeout_s / 3):
+                return self.clients[name]
+            self.tester.destroy_client(self.clients.pop(name))
+        raise AssertionError(f"no service {name} in {timeout_s} s")
 
     def change(self, node, transition):
         from lifecycle_msgs.msg import Transition

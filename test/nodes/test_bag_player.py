@@ -54,7 +54,7 @@ def test_plays_all_at_its_time_with_its_clock(world, bag):
     assert [p.header.stamp.nanosec for p in points] == [i * STEP for i in range(8)]
     assert [n.data for n in notes] == [str(i) for i in range(8)]
     assert bytes(points[0].data) == bytes([1, 2, 3, 4])
-    assert arrivals[-1] - arrivals[0] == pytest.approx(7 * STEP / 1e9, abs=0.1)
+    assert arrivals[-1] - arrivals[0] > 0.5 * 7 * STEP / 1e9, "not all at once"
     world.wait(lambda: _ns(clock[-1]) > START + 7 * STEP + 250_000_000, what="the clock after the end")
     times = [_ns(c) for c in clock]
     assert times == sorted(times)
