@@ -25,7 +25,7 @@ def yaml(node: graph.Node) -> str:
     """Return a node's parameter file: every parameter with its default, its unit and its range."""
     lines = [f"# {node.name}: {node.doc}", "# Every parameter with its default. " + _NOTE, "/**:", "  ros__parameters:"]
     for spec in node.specs():
-        lines += [f"    # {spec.doc} ({_range(spec)})", f"    {spec.name}: {_value(spec.default)}"]
+        lines += [f"    # {spec.doc} ({spec.expected()})", f"    {spec.name}: {_value(spec.default)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -54,7 +54,7 @@ def nodes_page() -> str:
         lines += ["| parameter | default | range | changes | what it is |", "|---|---|---|---|---|"]
         for spec in node.specs():
             when = "configure" if spec.fixed else "at run time"
-            lines.append(f"| `{spec.name}` | `{_value(spec.default)}` | {_range(spec)} | {when} | {spec.doc} |")
+            lines.append(f"| `{spec.name}` | `{_value(spec.default)}` | {spec.expected()} | {when} | {spec.doc} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -66,10 +66,6 @@ def events_page() -> str:
     for topic, schema in SCHEMAS.items():
         lines += [f"## {topic}", "", schema["description"], "", "```json", json.dumps(schema, indent=1), "```", ""]
     return "\n".join(lines)
-
-
-def _range(spec: parameters.Spec) -> str:
-    return spec.expected()
 
 
 def _value(value: parameters.Scalar) -> str:

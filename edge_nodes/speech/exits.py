@@ -48,8 +48,3 @@ def policy(config: ExitConfig, layers: int) -> Leave:
     if config.policy == "fixed":
         return lambda layer, _: layer >= last
     return lambda layer, reading: layer >= last or reading.confidence >= config.threshold
-
-
-def cheapest(layer: int, reading: Reading) -> bool:
-    """Leave at once."""
-    return True

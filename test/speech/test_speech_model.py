@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from edge_nodes.errors import ModelError, State
 from edge_nodes.models import write_manifest
 from edge_nodes.speech import SpeechModel
+from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.encoder import Encoder, Shape
-from edge_nodes.speech.exits import cheapest
+from edge_nodes.speech.exits import policy
 from edge_nodes.speech.features import log_mel
 
 SMALL = Shape(blocks=2, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, positions=200)
@@ -39,7 +40,7 @@ def test_reads_the_exit_it_leaves_at(encoder, tmp_path):
     for output, confidence in zip(expected, confidences, strict=True):
         best = output[0].max(1).values[output[0][:, 0] < np.log(0.95)]
         assert confidence == pytest.approx(float(best.mean().exp().detach()), abs=1e-4)
-    first = model.recognise(samples, cheapest)
+    first = model.recognise(samples, policy(ExitConfig(policy="fixed", layer=1), 4))
     assert (first.layer, first.confidence) == (1, confidences[0])
     assert first.cost["audio_ms"] == 1000
     assert first.cost["encoder_ms"] > 0
@@ -48,7 +49,7 @@ def test_reads_the_exit_it_leaves_at(encoder, tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 160, 639])
 def test_hardly_any_sound(encoder, tmp_path, count):
     model = SpeechModel(write(tmp_path, encoder.state_dict()))
-    assert model.recognise(np.zeros(count, np.float32), cheapest).layer == 1
+    assert model.recognise(np.zeros(count, np.float32), policy(ExitConfig(policy="fixed", layer=1), 4)).layer == 1
 
 
 def test_int8_weights_come_back(encoder, tmp_path):

@@ -20,7 +20,8 @@ from edge_nodes.errors import EdgeNodesError, State
 from edge_nodes.parameters import replace
 from edge_nodes.pipelines.speech import SpeechPipeline, audio_fields
 from edge_nodes.speech import Recognizer, SpeechConfig, SpeechError, reference
-from edge_nodes.speech.exits import cheapest
+from edge_nodes.speech.config import ExitConfig
+from edge_nodes.speech.exits import policy
 from edge_nodes.speech.recognizer import load_model
 from edge_nodes.speech.reference.mel import mel_filters
 from edge_nodes.speech.reference.tokenizer import beside
@@ -470,9 +471,9 @@ def test_the_model_of_the_node(checkpoint, pieces):
     expected = [np.exp(sure) / (np.exp(sure) + 19) for sure in (3.0, 8.0)] + [1.0]
     assert [reading.confidence for _, reading in readings] == pytest.approx(expected, abs=1e-4)
     assert (last.text, last.layer, last.layers, last.cost["audio_ms"]) == ("", 6, 6, 1000)
-    assert model.recognise(samples, cheapest).layer == 2
+    assert model.recognise(samples, policy(ExitConfig(policy="fixed", layer=1), 12)).layer == 2
     for count in (0, 1, 600, 1200):
-        assert model.recognise(samples[:count], cheapest).layer == 2
+        assert model.recognise(samples[:count], policy(ExitConfig(policy="fixed", layer=1), 12)).layer == 2
 
 
 @pytest.mark.parametrize(
