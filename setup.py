@@ -26,7 +26,7 @@ ROS = ["ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-common-interfaces==5.3.6"]
 TRAIN = ["open3d-cpu>=0.20,<0.21; platform_machine == 'x86_64'", "libusb-package>=1.0.26,<2"]
 DASHBOARD = ["viser>=1.0,<2"]
 REFERENCE = ["sentencepiece>=0.2,<0.3"]  # the tokenizer of the Splitformer authors' checkpoints
-PEERS = ["pocketsphinx>=5,<6", "faster-whisper>=1.1,<2"]
+PEERS = ["pocketsphinx>=5,<6", "faster-whisper>=1.1,<2", "xllamacpp>=2026.8"]
 DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
@@ -69,6 +69,7 @@ setup(
         "gguf>=0.17",
         "tokenizers>=0.21",
         "jinja2>=3.1",
+        "llguidance>=1.6,<2",
         "rosbags>=0.11,<0.12",
         "opencv-python-headless>=4.10",
         "typer>=0.15",

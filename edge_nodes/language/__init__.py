@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Constraint": "constraint",
     "Engine": "engine",
     "Generation": "engine",
     "LanguageConfig": "config",

@@ -19,8 +19,17 @@ class SamplingConfig:
     top_p: float = parameter(
         0.95, "Only the smallest set of tokens of this total probability may be drawn.", minimum=0.0, maximum=1.0
     )
+    min_p: float = parameter(
+        0.0,
+        "Only tokens of at least this share of the most probable token's probability may be drawn.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     repetition_penalty: float = parameter(
         1.0, "Divides the odds of tokens already in the answer; 1 for none.", minimum=1.0, maximum=3.0
+    )
+    logit_bias: str = parameter(
+        "", 'JSON list of pairs of a token (its text or id) and what is added to its logit: [[" yes", 2], [7, false]].'
     )
     seed: int = parameter(0, "Seed of the random draws; the same seed gives the same answer.", minimum=0)
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from edge_nodes import models
 from edge_nodes.errors import State
 from edge_nodes.language.config import SamplingConfig
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.sampling import Sampler
+from edge_nodes.language.sampling import Sampler, read_bias
 from edge_nodes.language.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edge_nodes.language.constraint import Constrainer, Constraint, Matcher
 
 METHODS = ("lut", "dot")
 PREFILL_TOKENS = 64  # tokens of one step: a prompt can be interrupted between steps
@@ -50,6 +53,7 @@ class Engine:
     def __init__(self, model: Any, tokenizer: Tokenizer, *, name: str) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self._cached: list[int] = []
+        self._constrainer: Constrainer | None = None
 
     @property
     def kernel(self) -> str:
@@ -72,6 +76,7 @@ class Engine:
         *,
         max_new_tokens: int = 64,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Generation:
         """Return an iterator over the tokens that follow `tokens`.
@@ -81,10 +86,12 @@ class Engine:
             sampling: how tokens are chosen; greedy by default.
             max_new_tokens: the answer's longest length.
             stop: texts that end the answer; they are not part of it.
+            constraint: form that the answer must have; it ends where nothing more may follow.
             interrupted: asked before every step; True ends the answer with finish_reason "cancelled".
 
         Raises:
-            LanguageError: BAD_INPUT, the prompt is empty or leaves no room in the context.
+            LanguageError: BAD_INPUT, the prompt is empty or leaves no room in the context; the logit bias or the
+                constraint is not valid.
         """
         if not 0 < len(tokens) < self.context_tokens:
             raise LanguageError(
@@ -94,7 +101,27 @@ class Engine:
                 remedy="Raise context_tokens or shorten the prompt.",
             )
         sampling = sampling or SamplingConfig()
-        return Generation(self, list(tokens), sampling, max_new_tokens, stop=tuple(stop), interrupted=interrupted)
+        return Generation(
+            self,
+            list(tokens),
+            Sampler(sampling, read_bias(sampling.logit_bias, self.tokenizer)),
+            max_new_tokens,
+            stop=tuple(stop),
+            matcher=self.matcher(constraint) if constraint else None,
+            interrupted=interrupted,
+        )
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """Return what follows one answer through `constraint`; the first call reads the vocabulary (0.3 s).
+
+        Raises:
+            LanguageError: BAD_INPUT, the constraint is not valid.
+        """
+        if self._constrainer is None:
+            from edge_nodes.language.constraint import Constrainer
+
+            self._constrainer = Constrainer(self.tokenizer, int(self.model.vocabulary))
+        return self._constrainer.matcher(constraint)
 
     def prefill(self, tokens: Sequence[int], interrupted: Callable[[], bool] = lambda: False) -> tuple[Any, int]:
         """Bring `tokens` into the cache; return the logits after the last and how many tokens were there already.
@@ -134,10 +161,11 @@ class Generation(Iterator[Token]):
         self,
         engine: Engine,
         tokens: list[int],
-        sampling: SamplingConfig,
+        sampler: Sampler,
         max_new_tokens: int,
         *,
         stop: tuple[str, ...],
+        matcher: Matcher | None,
         interrupted: Callable[[], bool],
     ) -> None:
         self.prompt_tokens, self.cached_tokens, self.generated_tokens = len(tokens), 0, 0
@@ -146,7 +174,7 @@ class Generation(Iterator[Token]):
         self.finish_reason: str | None = None
         self._engine, self._tokens, self._stop, self._interrupted = engine, tokens, stop, interrupted
         self._limit = min(max_new_tokens, engine.context_tokens - len(tokens))
-        self._sample = Sampler(sampling)
+        self._sample, self._matcher = sampler, matcher
         self._steps = self._run()
 
     def __next__(self) -> Token:
@@ -170,7 +198,7 @@ class Generation(Iterator[Token]):
                 self.finish_reason = "cancelled"
                 break
             best, log_sum_exp, entropy = statistics(logits)
-            token = best if self._sample.greedy else self._sample(logits, answer)
+            token = best if self._sample.greedy and self._matcher is None else self._choose(logits, answer)
             if token in self._engine.tokenizer.end_tokens:
                 self.finish_reason = "stop"
                 break
@@ -179,7 +207,9 @@ class Generation(Iterator[Token]):
             held += decode(token)
             ready, held = self._release(held)
             self.text += ready
-            if self.finish_reason is None and self.generated_tokens >= self._limit:
+            if self.finish_reason is None and self._matcher is not None and self._matcher.done:
+                self.finish_reason = "stop"
+            elif self.finish_reason is None and self.generated_tokens >= self._limit:
                 self.finish_reason = "length"
             if self.finish_reason == "length":
                 ready, held, self.text = ready + held, "", self.text + held
@@ -189,6 +219,13 @@ class Generation(Iterator[Token]):
         if held and self.finish_reason != "cancelled":
             self.text += held
             yield Token(-1, held, 0.0, 0.0)
+
+    def _choose(self, logits: Any, answer: Sequence[int]) -> int:
+        if self._matcher is None:
+            return self._sample(logits, answer)
+        token = self._sample(logits, answer, self._matcher.allowed())
+        self._matcher.take(token)
+        return token
 
     def _timed_step(self, token: int) -> Any:
         started = time.perf_counter()

@@ -94,6 +94,10 @@ class Tokenizer:
         """Return the text of token ids, with special tokens if `special`."""
         return str(self._bpe.decode(list(ids), skip_special_tokens=not special))
 
+    def to_json(self) -> str:
+        """Return the tokenizer as the `tokenizers` library writes it."""
+        return str(self._bpe.to_str())
+
     def stream(self) -> Callable[[int], str]:
         """Return a function from the next token id to the text it completes ("" within a character)."""
         stream = decoders.DecodeStream(skip_special_tokens=True)
