@@ -65,6 +65,9 @@ class LanguageConfig:
     context_tokens: int = parameter(
         2048, "Tokens that prompt and answer may hold together.", minimum=128, maximum=131072, fixed=True
     )
+    kv_cache: str = parameter(
+        "f16", "What keys and values are kept as; f32 takes twice the memory.", choices=("f16", "f32"), fixed=True
+    )
     max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
     sampling: SamplingConfig = group(SamplingConfig)
     prompt: PromptConfig = group(PromptConfig)

@@ -254,6 +254,8 @@ def load(
     threads: int = 0,
     context_tokens: int = 2048,
     kernel: str = "auto",
+    slots: int = 1,
+    kv_cache: str = "f16",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Load a language model.
@@ -264,6 +266,8 @@ def load(
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
         kernel: "auto", one of `edge_nodes.native._kernels.supported_kernels()`, or for ternary weights "lut" or "dot":
             the processor's best instructions with look-up tables or int8 products forced. Neither changes a result.
+        slots: sequences that the key/value cache holds.
+        kv_cache: what keys and values are kept as: "f16" or "f32".
         progress: called with one line of text at each step.
 
     Raises:
@@ -278,7 +282,8 @@ def load(
     file = GgufFile(found.path)
     tokenizer = Tokenizer(file.metadata)
     context = min(context_tokens, int(file.number("context_length", context_tokens)))
-    sizes = {**file.sizes(), "context": context, "batch": PREFILL_TOKENS, "threads": threads or default_threads()}
+    sizes = {**file.sizes(), "context": context, "slots": slots, "cache": kv_cache}
+    sizes |= {"batch": PREFILL_TOKENS, "threads": threads or default_threads()}
     if kernel not in ("auto", *METHODS, *native.supported_kernels()):
         raise LanguageError(
             "this processor has no such kernel",

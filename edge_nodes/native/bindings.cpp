@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -285,15 +286,73 @@ py::tuple statistics(const Array<float>& logits, const std::string& kernel) {
   return py::make_tuple(s.argmax, s.log_sum_exp, s.entropy);
 }
 
-Array<float> forward(Model& model, const Array<int32_t>& tokens, int first, bool all) {
-  if (tokens.ndim() != 1) throw std::invalid_argument("expected int32 (n,)");
-  const py::ssize_t n = tokens.size(), vocabulary = model.config().vocabulary;
-  Array<float> logits = all ? Array<float>({n, vocabulary}) : Array<float>(vocabulary);
+Array<float> run_step(Model& model, const Array<int32_t>& tokens, const std::vector<Segment>& segments,
+                      const std::vector<int>& rows) {
+  Array<float> logits({py::ssize_t(rows.size()), py::ssize_t(model.config().vocabulary)});
   float* out = logits.mutable_data();
   const int32_t* in = tokens.data();
   py::gil_scoped_release release;
-  model.forward(in, int(n), first, out, all);
+  model.forward(in, segments, rows, out);
   return logits;
+}
+
+py::object forward(Model& model, const Array<int32_t>& tokens, int first, bool all) {
+  if (tokens.ndim() != 1) throw std::invalid_argument("expected int32 (n,)");
+  const int n = int(tokens.size());
+  std::vector<int> rows;
+  for (int t = all ? 0 : n - 1; t < n; ++t) rows.push_back(t);
+  Array<float> logits = run_step(model, tokens, {{0, first, n}}, rows);
+  return all ? py::object(logits) : logits[py::int_(0)];
+}
+
+Array<float> forward_segments(Model& model, const Array<int32_t>& tokens,
+                              const std::vector<std::array<int, 3>>& segments, const std::vector<int>& rows) {
+  std::vector<Segment> list;
+  py::ssize_t n = 0;
+  for (const auto& s : segments) {
+    list.push_back({s[0], s[1], s[2]});
+    n += s[2];
+  }
+  if (tokens.ndim() != 1 || tokens.size() != n) throw std::invalid_argument("tokens and segments differ in length");
+  return run_step(model, tokens, list, rows);
+}
+
+template <typename T>
+void borrow(Buffer<T>& buffer, const py::dict& parts, const char* name, size_t size) {
+  const auto array = py::cast<py::array>(parts[name]);
+  if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style) || size_t(array.size()) != size)
+    throw std::invalid_argument(std::string("packed ") + name + ": expected " + std::to_string(size) +
+                                " contiguous items of " + std::to_string(sizeof(T)) + " bytes");
+  buffer.borrow(static_cast<T*>(const_cast<void*>(array.data())), size);
+}
+
+py::dict matrix_parts(const py::object& self) {
+  const Matrix& w = self.cast<const Matrix&>();
+  const auto array = [&](const auto& buffer) {
+    return Array<std::decay_t<decltype(buffer[0])>>(py::ssize_t(buffer.size()), buffer.data(), self);
+  };
+  py::dict parts;
+  parts["rows"] = w.rows, parts["cols"] = w.cols, parts["bits"] = w.bits, parts["zero"] = w.zero;
+  parts["has_min"] = w.has_min, parts["scale"] = w.scale;
+  parts["codes"] = array(w.codes), parts["scales"] = array(w.scales), parts["mins"] = array(w.mins);
+  return parts;
+}
+
+std::unique_ptr<Matrix> matrix_from_parts(const py::dict& parts) {
+  auto w = std::make_unique<Matrix>();
+  w->rows = parts["rows"].cast<int>(), w->cols = parts["cols"].cast<int>(), w->bits = parts["bits"].cast<int>();
+  w->zero = parts["zero"].cast<int>(), w->has_min = parts["has_min"].cast<bool>();
+  w->scale = parts["scale"].cast<float>();
+  if (w->rows < 1 || w->cols < 1 || (w->bits != 2 && w->bits != 4 && w->bits != 8))
+    throw std::invalid_argument("not a packed matrix");
+  w->tiles = round_up(w->rows, kTile) / kTile;
+  w->groups = round_up(w->cols, kGroup) / kGroup;
+  borrow(w->codes, parts, "codes", size_t(w->tiles) * w->groups * w->group_bytes());
+  const size_t scales = size_t(w->tiles) * kTile * (w->ternary() ? w->blocks() : w->groups);
+  const bool one = w->ternary() && !py::cast<py::array>(parts["scales"]).size();
+  borrow(w->scales, parts, "scales", one ? 0 : scales);
+  borrow(w->mins, parts, "mins", w->has_min ? scales : 0);
+  return w;
 }
 
 }  // namespace
@@ -351,9 +410,7 @@ PYBIND11_MODULE(_kernels, m) {
       .def(
           "copy",
           [](const Matrix& w) {
-            auto copy = std::make_unique<Matrix>();
-            copy->rows = w.rows, copy->cols = w.cols, copy->tiles = w.tiles, copy->groups = w.groups;
-            copy->bits = w.bits, copy->zero = w.zero, copy->has_min = w.has_min, copy->scale = w.scale;
+            auto copy = std::make_unique<Matrix>(w.view());
             copy->codes.resize(w.codes.size());
             std::copy_n(w.codes.data(), w.codes.size(), copy->codes.data());
             copy->scales.resize(w.scales.size());
@@ -363,21 +420,27 @@ PYBIND11_MODULE(_kernels, m) {
             return copy;
           },
           "The same weights in memory of their own.")
+      .def("parts", &matrix_parts, "The packed arrays, not copied, and what else `from_parts` needs.")
+      .def_static("from_parts", &matrix_from_parts, py::arg("parts"), py::keep_alive<0, 1>(),
+                  "The matrix of `parts`, whose arrays are looked at where they are.")
       .def("multiply_ternary", &multiply_ternary, py::arg("q"), py::arg("scale"), py::arg("kernel") = "auto",
            py::arg("method") = "auto", py::arg("threads") = 1, "int8 (n, cols) and float32 (n,) -> float32 (n, rows).");
 
-  py::class_<Model>(m, "Model", "A Llama decoder; not thread-safe.")
+  py::class_<Model>(m, "Model", "A Llama or BitNet decoder; not thread-safe.")
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
-                       int rope_dim, int context, int batch, int threads, float epsilon, const std::string& kernel, bool bitnet,
-                       const std::string& method) {
-             ModelConfig c{vocabulary, width,   hidden, layers,  heads,   kv_heads, head_dim,
-                           rope_dim,   context, batch,  threads, epsilon, kernel,   bitnet,  method};
+                       int rope_dim, int context, int slots, int batch, int threads, float epsilon,
+                       const std::string& kernel, bool bitnet, const std::string& method, const std::string& cache) {
+             ModelConfig c;
+             c.vocabulary = vocabulary, c.width = width, c.hidden = hidden, c.layers = layers;
+             c.heads = heads, c.kv_heads = kv_heads, c.head_dim = head_dim, c.rope_dim = rope_dim;
+             c.context = context, c.slots = slots, c.batch = batch, c.threads = threads, c.epsilon = epsilon;
+             c.kernel = kernel, c.bitnet = bitnet, c.method = method, c.cache = cache;
              return std::make_unique<Model>(c);
            }),
            py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
-           py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto", py::arg("bitnet") = false,
-           py::arg("method") = "auto")
+           py::arg("slots") = 1, py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto",
+           py::arg("bitnet") = false, py::arg("method") = "auto", py::arg("cache") = "f16")
       .def(
           "set_matrix",
           [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols,
@@ -387,6 +450,8 @@ PYBIND11_MODULE(_kernels, m) {
             return model.set_matrix(name, r.source, r.data, r.row_bytes, r.rows, r.cols, scale);
           },
           py::arg("name"), py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f)
+      .def("set_packed", &Model::set_packed, py::arg("name"), py::arg("matrix"), py::keep_alive<1, 3>(),
+           "Use a packed `Matrix` without copying it.")
       .def("scale_matrix", &Model::scale_matrix, py::arg("name"), py::arg("factor"))
       .def(
           "set_vector",
@@ -404,12 +469,37 @@ PYBIND11_MODULE(_kernels, m) {
           py::arg("frequencies"))
       .def("missing", &Model::missing)
       .def("forward", &forward, py::arg("tokens"), py::arg("first"), py::arg("all") = false,
-           "int32 (n,) at positions first.. -> float32 logits (vocabulary,), or (n, vocabulary) if `all`.")
+           "int32 (n,) of slot 0 at positions first.. -> float32 logits (vocabulary,), or (n, vocabulary) if `all`.")
+      .def("forward", &forward_segments, py::arg("tokens"), py::kw_only(), py::arg("segments"), py::arg("rows"),
+           "int32 (n,), the tokens of all segments [(slot, first position, count)] one after the other -> float32 "
+           "logits (len(rows), vocabulary) of the tokens `rows`. A row does not depend on the other segments.")
+      .def(
+          "copy_cache",
+          [](Model& model, int from, int to, int begin, int end) {
+            const CacheShape& c = model.cache().shape();
+            if (from < 0 || to < 0 || from >= c.slots || to >= c.slots || begin < 0 || end > c.context)
+              throw std::out_of_range("slot or position beyond the cache");
+            py::gil_scoped_release release;
+            model.cache().copy(from, to, begin, end);
+          },
+          py::arg("from_slot"), py::arg("to_slot"), py::arg("begin"), py::arg("end"),
+          "Makes positions begin to end of `to_slot` those of `from_slot`.")
+      .def(
+          "truncate_cache",
+          [](Model& model, int slot, int length) {
+            if (slot < 0 || slot >= model.cache().shape().slots || length < 0)
+              throw std::out_of_range("slot or position beyond the cache");
+            model.cache().truncate(slot, length);
+          },
+          py::arg("slot"), py::arg("length"), "Forgets positions from `length` on.")
+      .def_property_readonly("slots", [](const Model& model) { return model.config().slots; })
+      .def_property_readonly("cache_bytes_per_token",
+                             [](const Model& model) { return model.cache().bytes_per_token(); })
       .def_property_readonly("kernel", [](const Model& model) { return std::string(model.kernels().name); })
       .def_property_readonly("context", [](const Model& model) { return model.config().context; })
       .def_property_readonly("batch", [](const Model& model) { return model.config().batch; })
       .def_property_readonly("threads", [](const Model& model) { return model.config().threads; })
       .def_property_readonly("vocabulary", [](const Model& model) { return model.config().vocabulary; })
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
-      .def_property_readonly("cache_bytes", &Model::cache_bytes);
+      .def_property_readonly("cache_bytes", [](const Model& model) { return model.cache().bytes(); });
 }

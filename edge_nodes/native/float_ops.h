@@ -10,6 +10,27 @@ typedef int32_t IntVec __attribute__((vector_size(4 * kFloats)));
 
 EDGE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAny*>(p); }
 EDGE_INLINE void store(float* p, const Vec& v) { *reinterpret_cast<VecAny*>(p) = v; }
+
+#ifdef EDGE_LOAD_HALF
+EDGE_INLINE Vec load(const uint16_t* p) { return (Vec)EDGE_LOAD_HALF(p); }
+#else
+typedef uint16_t HalfAny __attribute__((vector_size(2 * kFloats), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * kFloats)));
+EDGE_INLINE Vec load(const uint16_t* p) {
+  const Bits h = __builtin_convertvector(*reinterpret_cast<const HalfAny*>(p), Bits);
+  const Vec magnitude = (Vec)((h & 0x7fff) << 13) * 5.192296858534828e33f;  // 2^112: the difference of the biases
+  return (Vec)((Bits)magnitude | (h & 0x8000) << 16);
+}
+#endif
+
+static void to_half(const float* x, int n, uint16_t* y) {
+#ifdef EDGE_STORE_HALF
+  for (int i = 0; i < n; i += kFloats) EDGE_STORE_HALF(y + i, load(x + i));
+#else
+  for (int i = 0; i < n; ++i) y[i] = float_to_half(x[i]);
+#endif
+}
+
 EDGE_INLINE Vec splat(float x) { return x - Vec{}; }
 EDGE_INLINE Vec larger(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
@@ -102,8 +123,8 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
   }
 }
 
-template <int Rows>
-EDGE_INLINE void score_block(const float* const* q, int dim, const float* keys, float* scores, int stride) {
+template <int Rows, typename T>
+EDGE_INLINE void score_block(const float* const* q, int dim, const T* keys, float* scores, int stride) {
   for (int part = 0; part < kKeyBlock; part += kFloats) {
     Vec acc[Rows] = {};
     for (int d = 0; d < dim; ++d) {
@@ -116,21 +137,21 @@ EDGE_INLINE void score_block(const float* const* q, int dim, const float* keys, 
   }
 }
 
-template <int Rows>
+template <int Rows, typename T>
 EDGE_INLINE void score_rows(const Attention& a, int row, int blocks, int stride) {
   const float* q[Rows];
   for (int r = 0; r < Rows; ++r) q[r] = a.q + a.row(row + r);
   for (int b = 0; b < blocks; ++b)
-    score_block<Rows>(q, a.head_dim, a.keys + size_t(b) * a.head_dim * kKeyBlock,
+    score_block<Rows>(q, a.head_dim, static_cast<const T*>(a.keys) + size_t(b) * a.head_dim * kKeyBlock,
                       a.scores + row * stride + b * kKeyBlock, stride);
 }
 
-template <int Rows>
+template <int Rows, typename T>
 EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
   for (int d = 0; d < a.head_dim; d += 2 * kFloats) {
     Vec acc0[Rows] = {}, acc1[Rows] = {};
     for (int k = 0; k < keys; ++k) {
-      const float* v = a.values + size_t(k) * a.head_dim + d;
+      const T* v = static_cast<const T*>(a.values) + size_t(k) * a.head_dim + d;
       const Vec v0 = load(v), v1 = load(v + kFloats);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
@@ -163,19 +184,22 @@ EDGE_INLINE void softmax(float* s, int keys, int stride) {
   for (int i = 0; i < stride; i += kFloats) store(s + i, load(s + i) * inverse);
 }
 
-static void attend(const Attention& a) {
+template <typename T>
+static void attend_over(const Attention& a) {
   const int rows = a.tokens * a.heads_per_kv;
   const int keys = a.first_position + a.tokens;
   const int blocks = (keys + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
   int row = 0;
-  for (; row + 6 <= rows; row += 6) score_rows<6>(a, row, blocks, stride);
-  for (; row + 3 <= rows; row += 3) score_rows<3>(a, row, blocks, stride);
-  for (; row < rows; ++row) score_rows<1>(a, row, blocks, stride);
+  for (; row + 6 <= rows; row += 6) score_rows<6, T>(a, row, blocks, stride);
+  for (; row + 3 <= rows; row += 3) score_rows<3, T>(a, row, blocks, stride);
+  for (; row < rows; ++row) score_rows<1, T>(a, row, blocks, stride);
   for (int r = 0; r < rows; ++r) softmax(a.scores + r * stride, a.first_position + r / a.heads_per_kv + 1, stride);
-  for (row = 0; row + 6 <= rows; row += 6) mix_rows<6>(a, row, keys, stride);
-  for (; row + 3 <= rows; row += 3) mix_rows<3>(a, row, keys, stride);
-  for (; row < rows; ++row) mix_rows<1>(a, row, keys, stride);
+  for (row = 0; row + 6 <= rows; row += 6) mix_rows<6, T>(a, row, keys, stride);
+  for (; row + 3 <= rows; row += 3) mix_rows<3, T>(a, row, keys, stride);
+  for (; row < rows; ++row) mix_rows<1, T>(a, row, keys, stride);
 }
+
+static void attend(const Attention& a) { a.half ? attend_over<uint16_t>(a) : attend_over<float>(a); }
 
 static Statistics statistics(const float* logits, int n) {
   int best = 0;

@@ -159,6 +159,16 @@ int read_code(const uint8_t* group, int bits, int lane_row, int k) {
 
 }  // namespace
 
+Matrix Matrix::view() const {
+  Matrix m;
+  m.rows = rows, m.cols = cols, m.tiles = tiles, m.groups = groups;
+  m.bits = bits, m.zero = zero, m.has_min = has_min, m.scale = scale;
+  m.codes.borrow(const_cast<uint8_t*>(codes.data()), codes.size());
+  m.scales.borrow(const_cast<uint16_t*>(scales.data()), scales.size());
+  m.mins.borrow(const_cast<uint16_t*>(mins.data()), mins.size());
+  return m;
+}
+
 void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows_in, int cols_in,
                   float tensor_scale) {
   rows = rows_in;

@@ -35,17 +35,25 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t count) { resize(count); }
   void resize(size_t count) {
-    data_.reset(count ? static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))) : nullptr);
+    own_.reset(count ? static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))) : nullptr);
+    data_ = own_.get();
     size_ = count;
   }
   void resize_zero(size_t count) {
     resize(count);
-    for (size_t i = 0; i < count; ++i) data_.get()[i] = T{};
+    for (size_t i = 0; i < count; ++i) data_[i] = T{};
   }
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  T& operator[](size_t i) { return data_.get()[i]; }
-  const T& operator[](size_t i) const { return data_.get()[i]; }
+  // Looks at memory that somebody else keeps, such as a mapped file.
+  void borrow(T* data, size_t count) {
+    own_.reset();
+    data_ = data;
+    size_ = count;
+  }
+  bool owns() const { return own_ != nullptr; }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](size_t i) { return data_[i]; }
+  const T& operator[](size_t i) const { return data_[i]; }
   size_t size() const { return size_; }
   size_t bytes() const { return size_ * sizeof(T); }
 
@@ -53,7 +61,8 @@ class Buffer {
   struct Free {
     void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
   };
-  std::unique_ptr<T, Free> data_;
+  std::unique_ptr<T, Free> own_;
+  T* data_ = nullptr;
   size_t size_ = 0;
 };
 
@@ -88,6 +97,8 @@ struct Matrix {
   int group_bytes() const { return bits * kTile * kGroup / 8; }
   const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * groups * group_bytes(); }
   size_t bytes() const { return codes.bytes() + scales.bytes() + mins.bytes(); }
+  // The same weights in the same memory, which must stay.
+  Matrix view() const;
 
  private:
   void pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale);
@@ -124,9 +135,10 @@ struct Attention {
   int heads_per_kv = 1;    // query rows per token
   int first_position = 0;  // position of the block's first token
   int head_dim = 0;
-  const float* keys = nullptr;    // [position / 16][head_dim][16]
-  const float* values = nullptr;  // [position][head_dim]
-  float* scores = nullptr;        // scratch [tokens * heads_per_kv][round_up(positions, 16)]
+  bool half = false;             // keys and values are half-precision, not float
+  const void* keys = nullptr;    // [position / 16][head_dim][16]
+  const void* values = nullptr;  // [position][head_dim]
+  float* scores = nullptr;       // scratch [tokens * heads_per_kv][round_up(positions, 16)]
 
   size_t row(int r) const { return size_t(r / heads_per_kv) * stride + size_t(r % heads_per_kv) * head_dim; }
 };
@@ -147,6 +159,7 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int n, int padded, float eps, float* y);
   void (*swiglu)(const float* gate, const float* up, int n, float* y);
   void (*attend)(const Attention& a);
+  void (*to_half)(const float* x, int n, uint16_t* y);
   Statistics (*statistics)(const float* logits, int n);
 
   // Ternary weights. Both products give the same bits; `scratch` as above, and lut_scratch(rows) bytes.

@@ -22,6 +22,9 @@ namespace {
 
 constexpr int kFloats = 8;
 
+#define EDGE_LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+#define EDGE_STORE_HALF(p, v) \
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #include "float_ops.h"
 
 constexpr int kTokens = 4;
@@ -352,7 +355,7 @@ long product_peak(long steps) {
 
 const Kernels& avx2_kernels() {
   static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
-                             avx2::swiglu, avx2::attend,   avx2::statistics,
+                             avx2::swiglu, avx2::attend, avx2::to_half, avx2::statistics,
                              avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut,
                              avx2::product_peak, avx2::table_rows, avx2::read_memory};
   return table;

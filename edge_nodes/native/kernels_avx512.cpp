@@ -26,6 +26,9 @@ namespace {
 
 constexpr int kFloats = 16;
 
+#define EDGE_LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
+#define EDGE_STORE_HALF(p, v) \
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #include "float_ops.h"
 
 constexpr int kTokens = 6;
@@ -310,7 +313,7 @@ long product_peak(long steps) {
 
 const Kernels& avx512_kernels() {
   static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
-                             avx512::swiglu, avx512::attend,   avx512::statistics,
+                             avx512::swiglu, avx512::attend, avx512::to_half, avx512::statistics,
                              avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut,
                              avx512::product_peak, avx512::table_rows, avx512::read_memory};
   return table;

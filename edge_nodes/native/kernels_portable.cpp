@@ -162,7 +162,7 @@ long product_peak(long) { return 0; }
 
 const Kernels& portable_kernels() {
   using namespace portable;
-  static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, statistics,
+  static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, to_half, statistics,
                              1, 32, quantise_token, ternary_dot, ternary_lut,
                              product_peak, table_rows, read_memory};
   return table;

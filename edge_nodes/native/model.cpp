@@ -10,7 +10,8 @@ namespace edge {
 
 namespace {
 
-constexpr int kQueryTokens = 8;  // tokens whose queries share a pass over the keys
+constexpr int kHeadRows = 16;  // rows of logits that are made together
+constexpr int kFewChunks = 4;  // less work than this is not worth the other threads
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
@@ -44,7 +45,10 @@ void squared_relu(const float* gate, const float* up, int n, float* y) {
 }  // namespace
 
 Model::Model(const ModelConfig& config)
-    : config_(config), kernels_(select_kernels(config.kernel)), pool_(std::max(1, config.threads)) {
+    : config_(config),
+      kernels_(select_kernels(config.kernel)),
+      pool_(std::max(1, config.threads)),
+      blocks_(2 * std::max(0, config.layers)) {
   const ModelConfig& c = config_;
   require(c.vocabulary > 0 && c.width > 0 && c.hidden > 0 && c.layers > 0, "sizes must be positive");
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "heads must be a multiple of kv_heads");
@@ -52,23 +56,18 @@ Model::Model(const ModelConfig& config)
   require(c.rope_dim % 2 == 0 && c.rope_dim > 0 && c.rope_dim <= c.head_dim,
           "rope_dim must be even and at most head_dim");
   method_of(c.method);
-  require(c.context > 0 && c.batch > 0, "context and batch must be positive");
+  require(c.context > 0 && c.batch > 0 && c.slots > 0, "context, batch and slots must be positive");
   width_ = round_up(c.width, kGroup);
   hidden_ = round_up(c.hidden, kGroup);
   query_ = c.heads * c.head_dim;
   kv_ = c.kv_heads * c.head_dim;
-  context_ = round_up(c.context, kKeyBlock);
-  layers_.resize(size_t(c.layers));
-  for (Layer& layer : layers_) {
-    layer.attention_norm.resize_zero(size_t(width_));
-    layer.feed_norm.resize_zero(size_t(width_));
-    if (!c.bitnet) continue;
-    layer.attention_sub_norm.resize_zero(size_t(query_));
-    layer.feed_sub_norm.resize_zero(size_t(hidden_));
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i].norm.resize_zero(size_t(width_));
+    if (c.bitnet) blocks_[i].sub_norm.resize_zero(size_t(i % 2 ? hidden_ : query_));
   }
   output_norm_.resize_zero(size_t(width_));
-  keys_.resize(size_t(c.layers) * kv_ * context_);
-  values_.resize(keys_.size());
+  const CacheShape shape{c.slots, c.layers, c.kv_heads, c.head_dim, c.heads / c.kv_heads, c.context};
+  cache_ = make_cache(c.cache, shape, kernels_);
   const size_t batch = size_t(c.batch);
   x_.resize_zero(batch * width_);
   normed_.resize_zero(batch * width_);
@@ -79,7 +78,6 @@ Model::Model(const ModelConfig& config)
   gate_.resize_zero(batch * hidden_);
   up_.resize_zero(batch * hidden_);
   active_.resize_zero(batch * hidden_);
-  logits_.resize_zero(size_t(round_up(c.vocabulary, kTile)));
   const int widest = std::max({width_, hidden_, query_});
   codes_.resize_zero(batch * widest);
   code_scales_.resize_zero(batch * widest / kGroup);
@@ -87,8 +85,7 @@ Model::Model(const ModelConfig& config)
   code_totals_.resize_zero(batch * widest / kGroup);
   scratch_size_ = size_t(widest / kGroup) * kScratch;
   scratch_.resize(scratch_size_ * pool_.threads());
-  scores_size_ = size_t(kQueryTokens) * (c.heads / c.kv_heads) * context_;
-  scores_.resize(scores_size_ * pool_.threads());
+  scores_.resize(cache_->score_floats() * pool_.threads());
 }
 
 Matrix* Model::find_matrix(const std::string& name, int* rows, int* cols) {
@@ -103,15 +100,15 @@ Matrix* Model::find_matrix(const std::string& name, int* rows, int* cols) {
   for (int i = 0; i < c.layers; ++i) {
     const std::string prefix = "blk." + std::to_string(i) + ".";
     if (name.compare(0, prefix.size(), prefix) != 0) continue;
-    Layer& layer = layers_[size_t(i)];
+    Block &attention = blocks_[2 * size_t(i)], &feed = blocks_[2 * size_t(i) + 1];
     const std::string part = name.substr(prefix.size());
-    if (part == "attn_q") return found(layer.q, query_, c.width);
-    if (part == "attn_k") return found(layer.k, kv_, c.width);
-    if (part == "attn_v") return found(layer.v, kv_, c.width);
-    if (part == "attn_output") return found(layer.output, c.width, query_);
-    if (part == "ffn_gate") return found(layer.gate, c.hidden, c.width);
-    if (part == "ffn_up") return found(layer.up, c.hidden, c.width);
-    if (part == "ffn_down") return found(layer.down, c.width, c.hidden);
+    if (part == "attn_q") return found(attention.in[0], query_, c.width);
+    if (part == "attn_k") return found(attention.in[1], kv_, c.width);
+    if (part == "attn_v") return found(attention.in[2], kv_, c.width);
+    if (part == "attn_output") return found(attention.out, c.width, query_);
+    if (part == "ffn_gate") return found(feed.in[0], c.hidden, c.width);
+    if (part == "ffn_up") return found(feed.in[1], c.hidden, c.width);
+    if (part == "ffn_down") return found(feed.out, c.width, c.hidden);
   }
   return nullptr;
 }
@@ -121,28 +118,44 @@ Buffer<float>* Model::find_vector(const std::string& name, int* size) {
   if (name == "output_norm") return &output_norm_;
   for (int i = 0; i < config_.layers; ++i) {
     const std::string prefix = "blk." + std::to_string(i) + ".";
-    if (name == prefix + "attn_norm") return &layers_[size_t(i)].attention_norm;
-    if (name == prefix + "ffn_norm") return &layers_[size_t(i)].feed_norm;
+    Block &attention = blocks_[2 * size_t(i)], &feed = blocks_[2 * size_t(i) + 1];
+    if (name == prefix + "attn_norm") return &attention.norm;
+    if (name == prefix + "ffn_norm") return &feed.norm;
     if (!config_.bitnet) continue;
-    if (name == prefix + "attn_sub_norm") return *size = query_, &layers_[size_t(i)].attention_sub_norm;
-    if (name == prefix + "ffn_sub_norm") return *size = config_.hidden, &layers_[size_t(i)].feed_sub_norm;
+    if (name == prefix + "attn_sub_norm") return *size = query_, &attention.sub_norm;
+    if (name == prefix + "ffn_sub_norm") return *size = config_.hidden, &feed.sub_norm;
   }
   return nullptr;
 }
 
-bool Model::set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows,
-                       int cols, float tensor_scale) {
+Matrix* Model::checked_matrix(const std::string& name, bool ternary, int rows, int cols) {
   int want_rows = 0, want_cols = 0;
   Matrix* matrix = find_matrix(name, &want_rows, &want_cols);
-  if (!matrix) return false;
+  if (!matrix) return nullptr;
   if (rows != want_rows || cols != want_cols)
     throw std::invalid_argument(name + " has shape " + std::to_string(rows) + " x " + std::to_string(cols) +
                                 "; expected " + std::to_string(want_rows) + " x " + std::to_string(want_cols));
-  if (is_ternary(source) && ternary_.empty())
+  if (ternary) use_ternary();
+  return matrix;
+}
+
+void Model::use_ternary() {
+  if (ternary_.empty())
     ternary_ = TernaryWork(config_.batch, std::max({width_, hidden_, query_}), pool_.threads(),
                            method_of(config_.method));
-  matrix->pack(source, data, row_bytes, rows, cols, tensor_scale);
-  return true;
+}
+
+bool Model::set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows,
+                       int cols, float tensor_scale) {
+  Matrix* matrix = checked_matrix(name, is_ternary(source), rows, cols);
+  if (matrix) matrix->pack(source, data, row_bytes, rows, cols, tensor_scale);
+  return matrix != nullptr;
+}
+
+bool Model::set_packed(const std::string& name, const Matrix& packed) {
+  Matrix* matrix = checked_matrix(name, packed.ternary(), packed.rows, packed.cols);
+  if (matrix) *matrix = packed.view();
+  return matrix != nullptr;
 }
 
 bool Model::scale_matrix(const std::string& name, float factor) {
@@ -167,9 +180,9 @@ bool Model::set_vector(const std::string& name, const float* data, int size) {
 
 void Model::set_rope(const float* frequencies) {
   const int pairs = config_.rope_dim / 2;
-  cos_.resize(size_t(context_) * pairs);
+  cos_.resize(size_t(config_.context) * pairs);
   sin_.resize(cos_.size());
-  for (int p = 0; p < context_; ++p)
+  for (int p = 0; p < config_.context; ++p)
     for (int i = 0; i < pairs; ++i) {
       const double angle = double(p) * double(frequencies[i]);
       cos_[size_t(p) * pairs + i] = float(std::cos(angle));
@@ -181,28 +194,27 @@ std::vector<std::string> Model::missing() const {
   std::vector<std::string> names;
   if (!embedding_.rows) names.push_back("token_embd");
   if (!cos_.size()) names.push_back("rope frequencies");
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& l = layers_[i];
-    const std::pair<const char*, const Matrix*> parts[] = {
-        {"attn_q", &l.q},      {"attn_k", &l.k},  {"attn_v", &l.v},     {"attn_output", &l.output},
-        {"ffn_gate", &l.gate}, {"ffn_up", &l.up}, {"ffn_down", &l.down}};
-    for (const auto& [name, matrix] : parts)
-      if (!matrix->rows) names.push_back("blk." + std::to_string(i) + "." + name);
-    const std::pair<const char*, const Buffer<float>*> norms[] = {{"attn_norm", &l.attention_norm},
-                                                                  {"ffn_norm", &l.feed_norm},
-                                                                  {"attn_sub_norm", &l.attention_sub_norm},
-                                                                  {"ffn_sub_norm", &l.feed_sub_norm}};
-    for (const auto& [name, norm] : norms)
-      if (norm->size() && std::find(vectors_set_.begin(), vectors_set_.end(), norm) == vectors_set_.end())
-        names.push_back("blk." + std::to_string(i) + "." + name);
+  if (source_) return names;
+  static const char* const matrices[2][4] = {{"attn_q", "attn_k", "attn_v", "attn_output"},
+                                             {"ffn_gate", "ffn_up", "", "ffn_down"}};
+  static const char* const norms[2][2] = {{"attn_norm", "attn_sub_norm"}, {"ffn_norm", "ffn_sub_norm"}};
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = blocks_[i];
+    const std::string prefix = "blk." + std::to_string(i / 2) + ".";
+    const Matrix* parts[] = {&block.in[0], &block.in[1], &block.in[2], &block.out};
+    for (size_t p = 0; p < 4; ++p)
+      if (*matrices[i % 2][p] && !parts[p]->rows) names.push_back(prefix + matrices[i % 2][p]);
+    const Buffer<float>* vectors[] = {&block.norm, &block.sub_norm};
+    for (size_t p = 0; p < 2; ++p)
+      if (vectors[p]->size() && std::find(vectors_set_.begin(), vectors_set_.end(), vectors[p]) == vectors_set_.end())
+        names.push_back(prefix + norms[i % 2][p]);
   }
   return names;
 }
 
 size_t Model::weight_bytes() const {
   size_t total = embedding_.bytes() + output_.bytes();
-  for (const Layer& l : layers_)
-    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.output, &l.gate, &l.up, &l.down}) total += m->bytes();
+  for (size_t i = 0; i < blocks_.size(); ++i) total += blocks_[i].bytes();
   return total;
 }
 
@@ -265,106 +277,173 @@ void Model::multiply_grouped(const Product* products, int count, const Activatio
   });
 }
 
-void Model::write_cache(int index, int token, int position) {
+void Model::add_product(const Matrix& out, const Inputs& a, int n) {
+  if (!reducer_) {
+    multiply({{&out, x_.data()}}, a, n, true);
+    return;
+  }
+  if (!partial_.size()) partial_.resize_zero(size_t(config_.batch) * width_);
+  multiply({{&out, partial_.data()}}, a, n, false);
+  reducer_(partial_.data(), size_t(n) * width_, Reduce::sum);
+  for (size_t i = 0; i < size_t(n) * width_; ++i) x_[i] += partial_[i];
+}
+
+void Model::rotate(int token, int position) {
   const int dim = config_.head_dim, pairs = config_.rope_dim / 2;
   const float *cos = cos_.data() + size_t(position) * pairs, *sin = sin_.data() + size_t(position) * pairs;
   const float scale = 1.0f / std::sqrt(float(dim));
-  float* q = q_.data() + size_t(token) * query_;
-  const auto rotate = config_.bitnet ? rotate_halves : rotate_pairs;
-  for (int h = 0; h < config_.heads; ++h) rotate(q + h * dim, cos, sin, pairs);
+  float *q = q_.data() + size_t(token) * query_, *k = k_.data() + size_t(token) * kv_;
+  const auto turn = config_.bitnet ? rotate_halves : rotate_pairs;
+  for (int h = 0; h < config_.heads; ++h) turn(q + h * dim, cos, sin, pairs);
   for (int i = 0; i < query_; ++i) q[i] *= scale;
-  for (int h = 0; h < config_.kv_heads; ++h) {
-    float* k = k_.data() + size_t(token) * kv_ + h * dim;
-    rotate(k, cos, sin, pairs);
-    float* keys = keys_.data() + cache_offset(index, h) + size_t(position / kKeyBlock) * dim * kKeyBlock;
-    for (int d = 0; d < dim; ++d) keys[d * kKeyBlock + position % kKeyBlock] = k[d];
-    std::memcpy(values_.data() + cache_offset(index, h) + size_t(position) * dim,
-                v_.data() + size_t(token) * kv_ + h * dim, sizeof(float) * size_t(dim));
-  }
+  for (int h = 0; h < config_.kv_heads; ++h) turn(k + h * dim, cos, sin, pairs);
 }
 
-void Model::attention(Layer& layer, int index, int n, int first) {
+void Model::write_cache(int layer, const std::vector<Segment>& segments) {
+  const int heads = config_.kv_heads;
+  const auto write = [&](int segment, int head) {
+    const Segment& s = segments[size_t(segment)];
+    const size_t at = segment_rows_[size_t(segment)] * size_t(kv_) + size_t(head) * config_.head_dim;
+    cache_->write(layer, s.slot, head, s.first, s.count, k_.data() + at, v_.data() + at, kv_);
+  };
+  const int chunks = int(segments.size()) * heads;
+  if (chunks <= kFewChunks && segments[0].count == 1)
+    for (int i = 0; i < chunks; ++i) write(i / heads, i % heads);
+  else
+    pool_.run(chunks, [&](int i, int) { write(i / heads, i % heads); });
+}
+
+void Model::attend(int layer, const std::vector<Segment>& segments) {
   const int dim = config_.head_dim, per_kv = config_.heads / config_.kv_heads;
-  Inputs a = inputs(width_, {&layer.q, &layer.k, &layer.v});
-  each_token(n, [&](int t) {
-    float* normed = normed_.data() + size_t(t) * width_;
-    kernels_.rms_norm(x_.data() + size_t(t) * width_, layer.attention_norm.data(), config_.width, width_,
-                      config_.epsilon, normed);
-    quantise_row(normed, a, t);
+  queries_.clear();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const Segment& s = segments[i];
+    for (int begin = (s.count - 1) / kQueryTokens * kQueryTokens; begin >= 0; begin -= kQueryTokens)  // longest first
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        const size_t at = (segment_rows_[i] + size_t(begin)) * query_ + size_t(head) * per_kv * dim;
+        Query query;
+        query.layer = layer, query.slot = s.slot, query.head = head;
+        query.first_position = s.first + begin;
+        query.tokens = std::min(kQueryTokens, s.count - begin);
+        query.q = q_.data() + at;
+        query.out = mixed_.data() + at;
+        query.stride = query_;
+        queries_.push_back(query);
+      }
+  }
+  pool_.run(int(queries_.size()), [&](int i, int thread) {
+    Query query = queries_[size_t(i)];
+    query.scores = scores_.data() + cache_->score_floats() * size_t(thread);
+    cache_->attend(query);
   });
-  multiply({{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, a, n, false);
-  each_token(n, [&](int t) { write_cache(index, t, first + t); });
-  const int blocks = (n + kQueryTokens - 1) / kQueryTokens;
-  pool_.run(blocks * config_.kv_heads, [&](int chunk, int thread) {
-    const int head = chunk % config_.kv_heads;
-    const int begin = (blocks - 1 - chunk / config_.kv_heads) * kQueryTokens;  // longest first
-    const int tokens = std::min(kQueryTokens, n - begin);
-    const size_t at = size_t(begin) * query_ + size_t(head) * per_kv * dim;
-    Attention work;
-    work.q = q_.data() + at;
-    work.out = mixed_.data() + at;
-    work.stride = query_;
-    work.tokens = tokens;
-    work.heads_per_kv = per_kv;
-    work.first_position = first + begin;
-    work.head_dim = dim;
-    work.keys = keys_.data() + cache_offset(index, head);
-    work.values = values_.data() + cache_offset(index, head);
-    work.scores = scores_.data() + scores_size_ * size_t(thread);
-    kernels_.attend(work);
-  });
-  a = inputs(query_, {&layer.output});
-  each_token(n, [&](int t) {
-    float* mixed = mixed_.data() + size_t(t) * query_;
-    if (config_.bitnet)
-      kernels_.rms_norm(mixed, layer.attention_sub_norm.data(), query_, query_, config_.epsilon, mixed);
-    quantise_row(mixed, a, t);
-  });
-  multiply({{&layer.output, x_.data()}}, a, n, true);
 }
 
-void Model::feed_forward(Layer& layer, int n) {
-  Inputs a = inputs(width_, {&layer.gate, &layer.up});
+void Model::attention(const Block& block, int layer, int n, const std::vector<Segment>& segments) {
+  const Matrix &q = block.in[0], &k = block.in[1], &v = block.in[2];
+  Inputs a = inputs(width_, {&q, &k, &v});
   each_token(n, [&](int t) {
     float* normed = normed_.data() + size_t(t) * width_;
-    kernels_.rms_norm(x_.data() + size_t(t) * width_, layer.feed_norm.data(), config_.width, width_, config_.epsilon,
+    kernels_.rms_norm(x_.data() + size_t(t) * width_, block.norm.data(), config_.width, width_, config_.epsilon,
                       normed);
     quantise_row(normed, a, t);
   });
-  multiply({{&layer.gate, gate_.data()}, {&layer.up, up_.data()}}, a, n, false);
-  a = inputs(hidden_, {&layer.down});
+  multiply({{&q, q_.data()}, {&k, k_.data()}, {&v, v_.data()}}, a, n, false);
+  each_token(n, [&](int t) { rotate(t, positions_[size_t(t)]); });
+  write_cache(layer, segments);
+  attend(layer, segments);
+  a = inputs(query_, {&block.out});
+  each_token(n, [&](int t) {
+    float* mixed = mixed_.data() + size_t(t) * query_;
+    if (config_.bitnet) kernels_.rms_norm(mixed, block.sub_norm.data(), query_, query_, config_.epsilon, mixed);
+    quantise_row(mixed, a, t);
+  });
+  add_product(block.out, a, n);
+}
+
+void Model::feed_forward(const Block& block, int n) {
+  const Matrix &gate = block.in[0], &up = block.in[1];
+  Inputs a = inputs(width_, {&gate, &up});
+  each_token(n, [&](int t) {
+    float* normed = normed_.data() + size_t(t) * width_;
+    kernels_.rms_norm(x_.data() + size_t(t) * width_, block.norm.data(), config_.width, width_, config_.epsilon,
+                      normed);
+    quantise_row(normed, a, t);
+  });
+  multiply({{&gate, gate_.data()}, {&up, up_.data()}}, a, n, false);
+  a = inputs(hidden_, {&block.out});
   each_token(n, [&](int t) {
     const size_t at = size_t(t) * hidden_;
     float* active = active_.data() + at;
     if (config_.bitnet) {
       squared_relu(gate_.data() + at, up_.data() + at, hidden_, active);
-      kernels_.rms_norm(active, layer.feed_sub_norm.data(), config_.hidden, hidden_, config_.epsilon, active);
+      kernels_.rms_norm(active, block.sub_norm.data(), config_.hidden, hidden_, config_.epsilon, active);
     } else {
       kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active);
     }
     quantise_row(active, a, t);
   });
-  multiply({{&layer.down, x_.data()}}, a, n, true);
+  add_product(block.out, a, n);
 }
 
-void Model::forward(const int32_t* tokens, int n, int first, float* logits, bool all) {
+void Model::head_logits(const std::vector<int>& rows, float* logits) {
   const ModelConfig& c = config_;
-  if (n < 1 || n > c.batch) throw std::out_of_range("a step takes 1 to " + std::to_string(c.batch) + " tokens");
-  if (first < 0 || first + n > c.context) throw std::out_of_range("positions beyond the context");
+  const size_t stride = size_t(head().tiles) * kTile;
+  Inputs a = inputs(width_, {&head()});
+  for (size_t begin = 0; begin < rows.size(); begin += kHeadRows) {
+    const int n = int(std::min<size_t>(kHeadRows, rows.size() - begin));
+    if (logits_.size() < stride * size_t(n)) logits_.resize_zero(stride * size_t(n));
+    each_token(n, [&](int i) {
+      float* normed = normed_.data() + size_t(i) * width_;
+      kernels_.rms_norm(x_.data() + size_t(rows[begin + size_t(i)]) * width_, output_norm_.data(), c.width, width_,
+                        c.epsilon, normed);
+      quantise_row(normed, a, i);
+    });
+    multiply({{&head(), logits_.data()}}, a, n, false);
+    for (int i = 0; i < n; ++i, logits += c.vocabulary)
+      std::memcpy(logits, logits_.data() + stride * size_t(i), sizeof(float) * size_t(c.vocabulary));
+  }
+}
+
+int Model::check(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows) const {
+  const ModelConfig& c = config_;
+  int n = 0;
+  for (const Segment& s : segments) {
+    if (s.slot < 0 || s.slot >= c.slots) throw std::out_of_range("slot beyond the cache");
+    if (s.count < 1 || s.count > c.batch - n)
+      throw std::out_of_range("a step takes 1 to " + std::to_string(c.batch) + " tokens");
+    if (s.first < 0 || s.first > c.context - s.count) throw std::out_of_range("positions beyond the context");
+    for (const Segment& other : segments)
+      if (&other != &s && other.slot == s.slot) throw std::out_of_range("two segments of one slot");
+    n += s.count;
+  }
+  if (!n) throw std::out_of_range("a step takes 1 to " + std::to_string(c.batch) + " tokens");
   for (int t = 0; t < n; ++t)
     if (tokens[t] < 0 || tokens[t] >= c.vocabulary) throw std::out_of_range("token beyond the vocabulary");
+  for (int row : rows)
+    if (row < 0 || row >= n) throw std::out_of_range("row beyond the tokens of the step");
+  return n;
+}
+
+void Model::forward(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows,
+                    float* logits) {
+  const int n = check(tokens, segments, rows);
+  positions_.clear();
+  segment_rows_.clear();
+  for (const Segment& s : segments) {
+    segment_rows_.push_back(positions_.size());
+    for (int t = 0; t < s.count; ++t) positions_.push_back(s.first + t);
+  }
   each_token(n, [&](int t) { embedding_.row(tokens[t], x_.data() + size_t(t) * width_); });
-  for (int i = 0; i < c.layers; ++i) {
-    attention(layers_[size_t(i)], i, n, first);
-    feed_forward(layers_[size_t(i)], n);
+  BlockSource& source = source_ ? *source_ : blocks_;
+  for (int i = 0; i < 2 * config_.layers; ++i) {
+    const Block& block = source.acquire(i);
+    if (i % 2)
+      feed_forward(block, n);
+    else
+      attention(block, i / 2, n, segments);
+    source.release(i);
   }
-  Inputs a = inputs(width_, {&head()});
-  for (int t = all ? 0 : n - 1; t < n; ++t, logits += c.vocabulary) {
-    kernels_.rms_norm(x_.data() + size_t(t) * width_, output_norm_.data(), c.width, width_, c.epsilon, normed_.data());
-    quantise_row(normed_.data(), a, 0);
-    multiply({{&head(), logits_.data()}}, a, 1, false);
-    std::memcpy(logits, logits_.data(), sizeof(float) * size_t(c.vocabulary));
-  }
+  head_logits(rows, logits);
 }
 
 }  // namespace edge

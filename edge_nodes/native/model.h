@@ -2,9 +2,13 @@
 // A Llama or BitNet b1.58 decoder over low-bit matrices: one call runs a whole step for one or many tokens.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "blocks.h"
+#include "cache.h"
 #include "kernels.h"
 #include "pool.h"
 #include "ternary.h"
@@ -14,14 +18,25 @@ namespace edge {
 struct ModelConfig {
   int vocabulary = 0, width = 0, hidden = 0, layers = 0;
   int heads = 0, kv_heads = 0, head_dim = 0, rope_dim = 0;
-  int context = 0;  // positions of the key/value cache
+  int context = 0;  // positions of a sequence
+  int slots = 1;    // sequences in the cache
   int batch = 0;    // most tokens of one step
   int threads = 1;
   float epsilon = 1e-5f;
   std::string kernel = "auto";
   bool bitnet = false;  // norms before the output projections, squared ReLU, halves of a head rotated together
   std::string method = "auto";  // of ternary products
+  std::string cache = "f16";    // type of the key/value cache
 };
+
+// Consecutive tokens of one sequence.
+struct Segment {
+  int slot, first, count;  // positions first .. first + count - 1
+};
+
+// Combines `count` floats with those of the other boards that share the model; blocks until done, may throw.
+enum class Reduce { sum, max };
+using Reducer = std::function<void(float* data, size_t count, Reduce op)>;
 
 class Model {
  public:
@@ -31,6 +46,8 @@ class Model {
   // Throws std::invalid_argument if the shape is wrong.
   bool set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows, int cols,
                   float tensor_scale = 1.0f);
+  // Looks at the memory of a packed matrix, which must stay.
+  bool set_packed(const std::string& name, const Matrix& matrix);
   // Multiplies a ternary matrix that was set; false if there is none of that name.
   bool scale_matrix(const std::string& name, float factor);
   bool set_vector(const std::string& name, const float* data, int size);
@@ -39,21 +56,24 @@ class Model {
   // Names of weights that were not set; "output" may be missing (tied to token_embd).
   std::vector<std::string> missing() const;
 
-  // Runs n tokens at positions first .. first + n - 1; everything before must be in the cache.
-  // Writes `vocabulary` logits of the last token, or n rows of them if `all`. Throws std::out_of_range.
-  void forward(const int32_t* tokens, int n, int first, float* logits, bool all);
+  // Runs the tokens of all segments, one after the other; all before a segment must be in the cache. Writes
+  // `vocabulary` logits for each of the tokens `rows`. What a row gets does not depend on the others.
+  // Throws std::out_of_range, and what the block source and the reducer throw.
+  void forward(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows,
+               float* logits);
+
+  // Takes blocks from elsewhere from now on, or from this model's own memory if null.
+  void set_source(std::shared_ptr<BlockSource> source) { source_ = std::move(source); }
+  // This model has a share of the heads and hidden columns; the others' are added by `reducer`.
+  void set_reducer(Reducer reducer) { reducer_ = std::move(reducer); }
 
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
   size_t weight_bytes() const;
-  size_t cache_bytes() const { return keys_.bytes() + values_.bytes(); }
+  Cache& cache() { return *cache_; }
+  const Cache& cache() const { return *cache_; }
 
  private:
-  struct Layer {
-    Buffer<float> attention_norm, feed_norm;
-    Buffer<float> attention_sub_norm, feed_sub_norm;  // BitNet
-    Matrix q, k, v, output, gate, up, down;
-  };
   // Quantised inputs of a set of products: by groups of 32, by token, or both, as their matrices need.
   struct Inputs {
     Activations groups;
@@ -62,12 +82,20 @@ class Model {
   };
 
   Matrix* find_matrix(const std::string& name, int* rows, int* cols);
+  Matrix* checked_matrix(const std::string& name, bool ternary, int rows, int cols);
+  void use_ternary();
   Buffer<float>* find_vector(const std::string& name, int* size);
   const Matrix& head() const { return output_.rows ? output_ : embedding_; }
 
-  void attention(Layer& layer, int index, int n, int first);
-  void feed_forward(Layer& layer, int n);
-  void write_cache(int index, int token, int position);
+  int check(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows) const;
+  void attention(const Block& block, int layer, int n, const std::vector<Segment>& segments);
+  void feed_forward(const Block& block, int n);
+  void head_logits(const std::vector<int>& rows, float* logits);
+  void rotate(int token, int position);
+  void write_cache(int layer, const std::vector<Segment>& segments);
+  void attend(int layer, const std::vector<Segment>& segments);
+  // x += out * inputs, which `a` holds for n tokens.
+  void add_product(const Matrix& out, const Inputs& a, int n);
   Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
   void quantise_row(const float* x, Inputs& a, int token);
   void multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add);
@@ -75,24 +103,26 @@ class Model {
   template <typename Work>
   void each_token(int n, Work&& work);
 
-  size_t cache_offset(int layer, int head) const {
-    return (size_t(layer) * config_.kv_heads + head) * context_ * config_.head_dim;
-  }
-
   ModelConfig config_;
   const Kernels& kernels_;
   Pool pool_;
-  int width_, hidden_, query_, kv_, context_;  // padded sizes
+  int width_, hidden_, query_, kv_;  // padded sizes
   Matrix embedding_, output_;
   Buffer<float> output_norm_;
-  std::vector<Layer> layers_;
+  ResidentBlocks blocks_;
+  std::shared_ptr<BlockSource> source_;
+  Reducer reducer_;
   std::vector<const void*> vectors_set_;
-  Buffer<float> cos_, sin_;      // [position][rope_dim / 2]
-  Buffer<float> keys_, values_;  // [layer][kv head][...], see Attention
+  Buffer<float> cos_, sin_;  // [position][rope_dim / 2]
+  std::unique_ptr<Cache> cache_;
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
-  Buffer<float> scores_;     // [thread][rows of a block][context]
+  Buffer<float> partial_;  // this board's share of a block's result; only with a reducer
+  std::vector<int> positions_;         // of each token of the step
+  std::vector<size_t> segment_rows_;   // first token of each segment
+  std::vector<Query> queries_;
+  Buffer<float> scores_;     // [thread][Cache::score_floats]
   Buffer<uint8_t> scratch_;  // [thread][unpacked tile]
-  size_t scratch_size_ = 0, scores_size_ = 0;
+  size_t scratch_size_ = 0;
   Buffer<int8_t> codes_;
   Buffer<float> code_scales_, code_sums_;
   Buffer<int32_t> code_totals_;

@@ -74,6 +74,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             threads=config.threads,
             context_tokens=config.context_tokens,
             kernel=config.kernel,
+            kv_cache=config.kv_cache,
             progress=progress,
         )
         progress("reading the prompt")

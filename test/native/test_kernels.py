@@ -134,3 +134,20 @@ def test_malformed_input_is_refused():
         matrix.multiply(np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32))
     with pytest.raises(ValueError, match="no kernel 'mmx'"):
         matrix.multiply(np.zeros((1, 32), np.int8), np.zeros((1, 1), np.float32), "mmx")
+
+
+def test_packed_parts_are_looked_at_and_not_copied():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(70, 96)).astype(np.float32)
+    matrix = kernels.Matrix("F32", values.view(np.uint8), 96)
+    parts = matrix.parts()
+    assert sum(a.nbytes for a in parts.values() if isinstance(a, np.ndarray)) == matrix.bytes
+    again = kernels.Matrix.from_parts(parts)
+    np.testing.assert_array_equal(again.to_float(), matrix.to_float())
+    assert np.shares_memory(again.parts()["codes"], parts["codes"])
+    del matrix, parts
+    assert again.to_float().shape == (70, 96)
+    with pytest.raises(ValueError, match="packed codes"):
+        kernels.Matrix.from_parts({**again.parts(), "codes": np.zeros(5, np.uint8)})
+    with pytest.raises(ValueError, match="not a packed matrix"):
+        kernels.Matrix.from_parts({**again.parts(), "bits": 3})

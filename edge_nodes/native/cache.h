@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys and values of several sequences, and attention over them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels.h"
+
+namespace edge {
+
+constexpr int kQueryTokens = 8;  // most tokens of a query block: they share a pass over the keys
+
+struct CacheShape {
+  int slots = 1;  // sequences
+  int layers = 0, kv_heads = 0, head_dim = 0;
+  int heads_per_kv = 1;
+  int context = 0;  // positions of a sequence
+};
+
+// A block of up to kQueryTokens consecutive tokens of one sequence: the query heads of one key/value head.
+struct Query {
+  int layer = 0, slot = 0, head = 0;
+  int first_position = 0, tokens = 0;
+  const float* q = nullptr;  // scaled and rotated: q[token * stride + i * head_dim + d], i < heads_per_kv
+  float* out = nullptr;      // the same layout
+  int stride = 0;
+  float* scores = nullptr;  // scratch of `score_floats` floats
+};
+
+// Calls for different (slot, layer, head) may run at the same time. Results never depend on other slots.
+class Cache {
+ public:
+  explicit Cache(const CacheShape& shape) : shape_(shape) {}
+  virtual ~Cache() = default;
+  Cache(const Cache&) = delete;
+  Cache& operator=(const Cache&) = delete;
+
+  // Stores rotated keys and values of `count` tokens at positions first ..: row t begins at k + t * stride.
+  virtual void write(int layer, int slot, int head, int first, int count, const float* k, const float* v,
+                     int stride) = 0;
+  virtual void attend(const Query& query) const = 0;
+  // Makes positions [begin, end) of `to` those of `from`.
+  virtual void copy(int from, int to, int begin, int end) = 0;
+  // Forgets positions from `length` on. Writing at a position forgets what was there as well.
+  virtual void truncate(int slot, int length) {
+    (void)slot;
+    (void)length;
+  }
+  virtual size_t bytes() const = 0;
+  // Bytes that copy() moves for each position.
+  virtual size_t bytes_per_token() const = 0;
+
+  const CacheShape& shape() const { return shape_; }
+  size_t score_floats() const {
+    return size_t(kQueryTokens) * shape_.heads_per_kv * round_up(shape_.context, kKeyBlock);
+  }
+
+ protected:
+  CacheShape shape_;
+};
+
+// Every key and value as it is, in half or single precision.
+class DenseCache : public Cache {
+ public:
+  DenseCache(const CacheShape& shape, const Kernels& kernels, bool half);
+
+  void write(int layer, int slot, int head, int first, int count, const float* k, const float* v,
+             int stride) override;
+  void attend(const Query& query) const override;
+  void copy(int from, int to, int begin, int end) override;
+  size_t bytes() const override { return keys_.bytes() + values_.bytes(); }
+  size_t bytes_per_token() const override {
+    return 2 * item_ * size_t(shape_.layers) * shape_.kv_heads * shape_.head_dim;
+  }
+
+ private:
+  // Bytes before the keys (or values) of a head.
+  size_t offset(int layer, int slot, int head) const {
+    return ((size_t(slot) * shape_.layers + layer) * shape_.kv_heads + head) * context_ * shape_.head_dim * item_;
+  }
+  template <typename T>
+  void write_rows(uint8_t* keys, uint8_t* values, int first, int count, const float* k, const float* v, int stride);
+
+  const Kernels& kernels_;
+  int context_;  // rounded up to whole blocks of keys
+  size_t item_;  // bytes of a number
+  Buffer<uint8_t> keys_, values_;  // [slot][layer][head][position / 16][dim][16] and [...][position][dim]
+};
+
+// `type` is "f16" or "f32"; throws std::invalid_argument otherwise.
+std::unique_ptr<Cache> make_cache(const std::string& type, const CacheShape& shape, const Kernels& kernels);
+
+}  // namespace edge
