@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edge_nodes.errors import State
@@ -32,6 +35,42 @@ class Device:
         """Keep the calling thread, and the threads it starts from now on, on `cores`."""
         if self.cores:
             os.sched_setaffinity(0, self.cores)
+
+    @contextmanager
+    def memory_for(self, model: str) -> Iterator[None]:
+        """Turn torch's error that `model` does not fit the device into one of this package's."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise PerceptionError(
+                f"{self} has too little memory for {model}",
+                got=str(error).splitlines()[0],
+                remedy="Choose another device or a smaller range_m.",
+                state=State.OUT_OF_MEMORY,
+            ) from None
+
+
+class Worker:
+    """Keeps whichever thread runs a network on the device's cores, with so many torch threads.
+
+    Args:
+        device: see `parse`.
+        threads: CPU threads of torch.
+    """
+
+    def __init__(self, device: Device, threads: int) -> None:
+        self._device, self._threads, self._thread = device, threads, 0
+
+    def pin(self) -> None:
+        """Pin the calling thread, if it was not the last to be pinned."""
+        if self._thread != threading.get_ident():
+            import torch
+
+            self._thread = threading.get_ident()
+            self._device.pin()
+            torch.set_num_threads(self._threads)
 
 
 def parse(text: str) -> Device:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +50,8 @@ class Inference:
         self.device = devices.parse(device)
         self.history = BevHistory(bev)
         self.bev_ms = self.network_ms = 0.0
-        self._thread = 0
-        self._threads = threads
-        self._pin()
+        self._worker = devices.Worker(self.device, threads)
+        self._worker.pin()
         progress(f"loading {model}")
         found = models.find(model)
         self.model_name = str(found.manifest.get("name", model))
@@ -63,24 +61,11 @@ class Inference:
         progress(f"warming up {model} on {self.device}")
         self._warm_up()
 
-    def _pin(self) -> None:
-        if self._thread != threading.get_ident():
-            self._thread = threading.get_ident()
-            self.device.pin()
-            torch.set_num_threads(self._threads)
-
     def _warm_up(self) -> None:
         n = self.history.config.cells
-        try:
+        with self.device.memory_for(self.model_name):
             for _ in range(3):
                 self.forward(np.zeros((n, n, self.history.channels), np.uint8))
-        except torch.OutOfMemoryError as error:
-            raise PerceptionError(
-                f"{self.device} has too little memory for {self.model_name}",
-                got=str(error).splitlines()[0],
-                remedy="Choose another device or a smaller range_m.",
-                state=State.OUT_OF_MEMORY,
-            ) from None
 
     def forward(self, maps: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Return the network's output (channels, H, W) on its device for maps as `BevHistory.push` returns them."""
@@ -92,7 +77,7 @@ class Inference:
 
     def run(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> torch.Tensor:
         """Add a scan (N, 3) to the history and return the network's output (channels, H, W) on its device."""
-        self._pin()
+        self._worker.pin()
         begin = time.perf_counter()
         maps = self.history.push(xyz, stamp_ns)
         middle = time.perf_counter()

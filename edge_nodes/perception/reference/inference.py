@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,8 +88,8 @@ class ReferenceInference:
         self.device = devices.parse(config.device)
         self.history = SimpleNamespace(config=bev, ground=Ground(offset_m=0.0 - bev.sensor_height_m))
         self.bev_ms = self.network_ms = 0.0
-        self._threads, self._thread = config.threads, 0
-        self._pin()
+        self._worker = devices.Worker(self.device, config.threads)
+        self._worker.pin()
         path = checkpoint(config.model, kind)
         self.model_name = f"reference:{path.name}"
         progress(f"loading {path}")
@@ -101,26 +100,13 @@ class ReferenceInference:
         progress(f"warming up {self.model_name} on {self.device}, {size} x {size} cells")
         self._start(size)
 
-    def _pin(self) -> None:
-        if self._thread != threading.get_ident():
-            self._thread = threading.get_ident()
-            self.device.pin()
-            torch.set_num_threads(self._threads)
-
     def _start(self, size: int) -> None:
-        try:
+        with self.device.memory_for(self.model_name):
             # Faster on a CPU with channels last in memory.
             self._network.to(device=self.device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.maps = MapHistory(size, device=self.device.torch)
             self._cover = _cover(self.history.config, size).to(self.device.torch)
             self._forward(self.maps.maps)
-        except torch.OutOfMemoryError as error:
-            raise PerceptionError(
-                f"{self.device} has too little memory for {self.model_name}",
-                got=str(error).splitlines()[0],
-                remedy="Choose another device or a smaller range_m.",
-                state=State.OUT_OF_MEMORY,
-            ) from None
 
     def _forward(self, maps: Tensor) -> Tensor:
         """Return the output on the node's grid: the largest of the values each cell overlaps."""
@@ -135,7 +121,7 @@ class ReferenceInference:
             xyz: (N, 3) float32, m, sensor frame.
             stamp_ns: its stamp; one that lies back in time or far ahead starts the history anew.
         """
-        self._pin()
+        self._worker.pin()
         begin = time.perf_counter()
         bev: BevConfig = self.history.config
         gap = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
