@@ -35,6 +35,25 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class FusionConfig:
+    """The loop that all requests share."""
+
+    slots: int = parameter(
+        4, "Requests that are answered at once; each has its own keys and values.", minimum=1, maximum=64, fixed=True
+    )
+    queue: int = parameter(16, "Requests that may wait; one more is refused.", minimum=0, maximum=10000, fixed=True)
+    prefill_tokens: int = parameter(
+        32, "Prompt tokens read between two tokens of running answers.", minimum=1, maximum=4096, fixed=True
+    )
+    arrangement: str = parameter(
+        "index",
+        "Where requests lie in memory: a list of slots, or adjacent by filling gaps (window, swap).",
+        choices=("index", "window", "window_fixed", "swap"),
+        fixed=True,
+    )
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """What the model is told before a question."""
 

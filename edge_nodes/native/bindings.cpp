@@ -15,6 +15,7 @@
 #include "model.h"
 #include "pool.h"
 #include "ternary.h"
+#include "top_entropy.h"
 
 namespace py = pybind11;
 using namespace edge;
@@ -374,6 +375,13 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("statistics", &statistics, py::arg("logits"), py::arg("kernel") = "auto",
         "float32 (vocabulary,) -> argmax, log of the sum of exponentials, entropy in nats.");
 
+  m.def(
+      "top_entropy",
+      [](const Array<float>& logits, int k) {
+        if (logits.ndim() != 1 || logits.size() < 1) throw std::invalid_argument("expected float32 (n,)");
+        return top_entropy(logits.data(), int(logits.size()), k);
+      },
+      py::arg("logits"), py::arg("k"), "float32 (n,) -> entropy of the k most probable, renormalised, bits.");
   m.def("time_products", &time_products, py::arg("matrices"), py::arg("n"), py::arg("kernel") = "auto",
         py::arg("method") = "auto", py::arg("threads") = 1, py::arg("repeats") = 1,
         "Least seconds for the products of all ternary matrices, one after the other, with n random tokens.");
