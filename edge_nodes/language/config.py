@@ -54,6 +54,58 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class ReasoningConfig:
+    """How often a question is answered before the answer is given."""
+
+    mode: str = parameter(
+        "single",
+        "One attempt, several side by side, or several of which each sees the earlier ones.",
+        choices=("single", "parallel", "sequential"),
+    )
+    attempts: int = parameter(3, "Attempts at each question, unless the mode is single.", minimum=1, maximum=32)
+    max_new_tokens: int = parameter(
+        128, "Longest attempt in tokens, unless the mode is single.", minimum=1, maximum=4096
+    )
+    temperature: float = parameter(
+        0.7, "In place of sampling.temperature, unless the mode is single.", minimum=0.0, maximum=5.0
+    )
+    answer: str = parameter(
+        "text",
+        "What attempts are compared by: a number, a choice, or their words.",
+        choices=("number", "choice", "text"),
+    )
+    vote: str = parameter(
+        "inverse_entropy",
+        "How the attempts elect the answer.",
+        choices=(
+            "inverse_entropy",
+            "inverse_entropy_bare",
+            "exp_entropy",
+            "lowest_entropy",
+            "majority",
+            "last",
+            "first",
+            "linear_recency",
+            "exponential_recency",
+            "inverse_rank",
+        ),
+    )
+    entropy: str = parameter(
+        "top", "Entropy of the 20 most probable tokens, or of the whole vocabulary.", choices=("top", "full")
+    )
+    earlier: str = parameter("all", "Which earlier attempts the next one sees.", choices=("all", "last"))
+    earlier_tokens: int = parameter(256, "How much of each earlier attempt it sees.", minimum=1, maximum=4096)
+    early_stop: bool = parameter(True, "End as soon as no attempt to come could change the vote.")
+    deadline_s: float = parameter(
+        0.0,
+        "An answer takes no longer than this; the best so far is given then. 0 for no limit.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+    )
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """What the model is told before a question."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,6 +57,12 @@ class Vocabulary(Protocol):
 
     def stream(self) -> Callable[[int], str]:
         """Return a function from the next token id to the text it completes."""
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the prompt of a conversation."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
 
 
 @dataclass
@@ -113,7 +119,7 @@ class FusionEngine:
             raise LanguageError("too many slots", got=model.slots, expected=f"at most {model.batch}, a step's tokens")
         self.model, self.tokenizer, self.config = model, tokenizer, config or FusionConfig()
         self.metrics = Metrics()
-        self._clock = clock
+        self.clock = clock
         self._arrangement = arrangement(self.config.arrangement)
         self._slots = [_Slot() for _ in range(model.slots)]
         self._waiting: list[Handle] = []
@@ -167,7 +173,7 @@ class FusionEngine:
                 self._number,
                 order,
                 decode=self.tokenizer.stream(),
-                arrived_s=self._clock(),
+                arrived_s=self.clock(),
                 limit=min(max_new_tokens, self.model.context - len(tokens)),
                 more=self._more,
                 cancel=self._cancel,
@@ -264,14 +270,14 @@ class FusionEngine:
             batch = self._compose()
         if not batch.segments:
             return False
-        begin_s = self._clock()
+        begin_s = self.clock()
         try:
             logits = self.model.forward(np.asarray(batch.tokens, np.int32), segments=batch.segments, rows=batch.rows)
         except Exception as error:
             self._fail_all(error)
             raise
         with self._changed:
-            self._account(batch, self._clock() - begin_s)
+            self._account(batch, self.clock() - begin_s)
             for handle, row in zip(batch.drawn, logits, strict=True):
                 self._draw(handle, row)
             self._rearrange()
@@ -279,13 +285,13 @@ class FusionEngine:
         return True
 
     def _drop_ended(self) -> None:
-        now_s = self._clock()
+        now_s = self.clock()
         for handle in self.requests():
             if handle.wants_cancel or handle.overdue(now_s):
                 self._end(handle, "cancelled" if handle.wants_cancel else "deadline")
 
     def _end(self, handle: Handle, reason: str) -> None:
-        handle.finish(reason, self._clock())
+        handle.finish(reason, self.clock())
         self.metrics.done(handle)
         if handle in self._waiting:
             self._waiting.remove(handle)
@@ -315,7 +321,7 @@ class FusionEngine:
             del slot.tokens[shared:]
             slot.request = handle
             self._shared(handle, shared)
-            handle.state, handle.admitted_s = RequestState.PREFILL, handle.admitted_s or self._clock()
+            handle.state, handle.admitted_s = RequestState.PREFILL, handle.admitted_s or self.clock()
             self._waiting.remove(handle)
 
     def _preempt(self, handle: Handle) -> bool:
@@ -387,9 +393,9 @@ class FusionEngine:
             handle.cached_tokens += tokens
 
     def _copy(self, source: int, target: int, begin: int, end: int) -> None:
-        started_s = self._clock()
+        started_s = self.clock()
         self.model.copy_cache(source, target, begin, end)
-        self._copy_s.add(end - begin, self._clock() - started_s)
+        self._copy_s.add(end - begin, self.clock() - started_s)
 
     def _add_prompt(self, batch: _Batch, index: int, room: int) -> int:
         slot = self._slots[index]
@@ -437,7 +443,7 @@ class FusionEngine:
         handle.drawn(entropy / NATS_PER_BIT, top)
         if token in self.tokenizer.end_tokens:
             return "stop"
-        now_s = self._clock()
+        now_s = self.clock()
         if handle.latest_s is not None:
             self.metrics.token(now_s - handle.latest_s)
         return handle.accept(token, logprob=float(logits[token]) - log_sum_exp, entropy=entropy, now_s=now_s)
