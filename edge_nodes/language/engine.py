@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_nodes import models
 from edge_nodes.errors import State
+from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.config import SamplingConfig
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.sampling import Sampler, read_bias
@@ -128,7 +129,7 @@ class Engine:
 
         The last token is always computed, as its logits are not kept. The logits are None if interrupted.
         """
-        cached = _common_prefix(self._cached, tokens)
+        cached = common_prefix(self._cached, tokens)
         cached = min(cached, len(tokens) - 1)
         del self._cached[cached:]
         logits = None
@@ -153,7 +154,6 @@ class Generation(Iterator[Token]):
     Attributes:
         prompt_tokens, cached_tokens, generated_tokens: counts so far.
         prefill_s, decode_s: time spent on the prompt and on the tokens after the first.
-        text: the answer so far, without stop texts.
         finish_reason: None while it runs; then "stop", "length" or "cancelled".
     """
 
@@ -170,15 +170,20 @@ class Generation(Iterator[Token]):
     ) -> None:
         self.prompt_tokens, self.cached_tokens, self.generated_tokens = len(tokens), 0, 0
         self.prefill_s = self.decode_s = 0.0
-        self.text = ""
         self.finish_reason: str | None = None
-        self._engine, self._tokens, self._stop, self._interrupted = engine, tokens, stop, interrupted
+        self._engine, self._tokens, self._interrupted = engine, tokens, interrupted
+        self._text = AnswerText(engine.tokenizer.stream(), stop)
         self._limit = min(max_new_tokens, engine.context_tokens - len(tokens))
         self._sample, self._matcher = sampler, matcher
         self._steps = self._run()
 
     def __next__(self) -> Token:
         return next(self._steps)
+
+    @property
+    def text(self) -> str:
+        """Return the answer so far, without stop texts."""
+        return self._text.text
 
     @property
     def tokens_per_s(self) -> float:
@@ -192,7 +197,6 @@ class Generation(Iterator[Token]):
         logits, self.cached_tokens = self._engine.prefill(self._tokens, self._interrupted)
         self.prefill_s = time.perf_counter() - started
         answer: list[int] = []
-        decode, held = self._engine.tokenizer.stream(), ""
         while self.finish_reason is None:
             if logits is None or self._interrupted():
                 self.finish_reason = "cancelled"
@@ -204,20 +208,17 @@ class Generation(Iterator[Token]):
                 break
             answer.append(token)
             self.generated_tokens += 1
-            held += decode(token)
-            ready, held = self._release(held)
-            self.text += ready
-            if self.finish_reason is None and self._matcher is not None and self._matcher.done:
+            ready = self._text.push(token)
+            if self._text.stopped or (self._matcher is not None and self._matcher.done):
                 self.finish_reason = "stop"
-            elif self.finish_reason is None and self.generated_tokens >= self._limit:
+            elif self.generated_tokens >= self._limit:
                 self.finish_reason = "length"
-            if self.finish_reason == "length":
-                ready, held, self.text = ready + held, "", self.text + held
+                ready += self._text.flush()
             yield Token(token, ready, float(logits[token]) - log_sum_exp, entropy)
             if self.finish_reason is None:
                 logits = self._timed_step(token)
-        if held and self.finish_reason != "cancelled":
-            self.text += held
+        held = "" if self.finish_reason == "cancelled" else self._text.flush()
+        if held:
             yield Token(-1, held, 0.0, 0.0)
 
     def _choose(self, logits: Any, answer: Sequence[int]) -> int:
@@ -232,20 +233,6 @@ class Generation(Iterator[Token]):
         logits = self._engine.step(token)
         self.decode_s += time.perf_counter() - started
         return logits
-
-    def _release(self, held: str) -> tuple[str, str]:
-        """Split `held` into text that is surely before any stop text, and text that may begin one."""
-        found = [at for s in self._stop if (at := held.find(s)) >= 0]
-        if found:
-            self.finish_reason = "stop"
-            return held[: min(found)], ""
-        longest = 0
-        for s in self._stop:
-            for size in range(min(len(s) - 1, len(held)), longest, -1):
-                if held.endswith(s[:size]):
-                    longest = size
-                    break
-        return (held[:-longest], held[-longest:]) if longest else (held, "")
 
 
 def load(
@@ -322,8 +309,13 @@ def default_threads() -> int:
     return max(1, processors // 2)
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the longest common prefix, by bisection over slices."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

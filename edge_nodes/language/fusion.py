@@ -11,19 +11,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.errors import State
 from edge_nodes.language.config import FusionConfig, SamplingConfig
+from edge_nodes.language.engine import common_prefix
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.fusion_metrics import Metrics, Slope
 from edge_nodes.language.fusion_plan import Costs, Row, arrangement
 from edge_nodes.language.fusion_request import Handle, Order, Priority, RequestState
+from edge_nodes.language.sampling import Sampler, read_bias
+
+if TYPE_CHECKING:
+    from edge_nodes.language.constraint import Matcher
+    from edge_nodes.language.tokenizer import Tokenizer
 
 MIN_SHARED = 16  # a shorter prefix is computed again rather than copied
 NATS_PER_BIT = float(np.log(2.0))
@@ -48,21 +54,6 @@ class SlotModel(Protocol):
 
     def copy_cache(self, from_slot: int, to_slot: int, begin: int, end: int) -> None:
         """Make positions begin to end of one slot those of another."""
-
-
-class Vocabulary(Protocol):
-    """What the loop needs of `Tokenizer`."""
-
-    end_tokens: frozenset[int]
-
-    def stream(self) -> Callable[[int], str]:
-        """Return a function from the next token id to the text it completes."""
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the prompt of a conversation."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids."""
 
 
 @dataclass
@@ -99,7 +90,7 @@ class FusionEngine:
 
     Args:
         model: the model, with as many slots as requests may run at once.
-        tokenizer: end tokens and text of the model.
+        tokenizer: the model's.
         config: queue, chunk of prompts and arrangement of the slots.
         clock: seconds.
 
@@ -110,7 +101,7 @@ class FusionEngine:
     def __init__(
         self,
         model: SlotModel,
-        tokenizer: Vocabulary,
+        tokenizer: Tokenizer,
         config: FusionConfig | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
@@ -140,6 +131,7 @@ class FusionEngine:
         priority: int = Priority.PROMPT,
         deadline_s: float | None = None,
         stop: Sequence[str] = (),
+        matcher: Matcher | None = None,
         entropy_top: int = 0,
     ) -> Handle:
         """Queue a request and return at once.
@@ -151,11 +143,12 @@ class FusionEngine:
             priority: the larger, the sooner; takes the slot of a request of lower priority, which starts again later.
             deadline_s: the answer ends this long after now, with what there is.
             stop: texts that end the answer.
+            matcher: says which tokens may come (`Engine.matcher`); of this request alone.
             entropy_top: tokens that `Handle.top_entropy_bits` is over; 0 for none.
 
         Raises:
             QueueFullError: OVERLOADED, as many wait as may.
-            LanguageError: BAD_INPUT, the prompt is empty or leaves no room in the context.
+            LanguageError: BAD_INPUT, the prompt is empty or leaves no room in the context, or a bias is not valid.
         """
         if not 0 < len(tokens) < self.model.context:
             raise LanguageError(
@@ -167,11 +160,14 @@ class FusionEngine:
         order = Order(
             tuple(tokens), sampling or SamplingConfig(), max_new_tokens, priority, deadline_s, tuple(stop), entropy_top
         )
+        sampler = Sampler(order.sampling, read_bias(order.sampling.logit_bias, self.tokenizer))
         with self._changed:
             self._refuse_if_full()
             handle = Handle(
                 self._number,
                 order,
+                sampler=sampler,
+                matcher=matcher,
                 decode=self.tokenizer.stream(),
                 arrived_s=self.clock(),
                 limit=min(max_new_tokens, self.model.context - len(tokens)),
@@ -313,11 +309,11 @@ class FusionEngine:
         for handle in sorted(self._waiting, key=_urgency):
             if all(slot.request for slot in self._slots) and not self._preempt(handle):
                 return
-            held = {i: _common_prefix(slot.tokens, handle.sequence) for i, slot in enumerate(self._slots)}
+            held = {i: common_prefix(slot.tokens, handle.sequence) for i, slot in enumerate(self._slots)}
             free = [i for i, slot in enumerate(self._slots) if slot.request is None]
             free.sort(key=lambda i: (-held[i] if held[i] >= MIN_SHARED else 0, self._slots[i].used))
             slot = self._slots[self._arrangement.place(self._rows(), free)]
-            shared = min(_common_prefix(slot.tokens, handle.sequence), len(handle.sequence) - 1)
+            shared = min(common_prefix(slot.tokens, handle.sequence), len(handle.sequence) - 1)
             del slot.tokens[shared:]
             slot.request = handle
             self._shared(handle, shared)
@@ -370,7 +366,7 @@ class FusionEngine:
             handle = self._slots[i].request
             assert handle is not None
             self._adopt(i, handle)
-            soon = max((_common_prefix(h.sequence, handle.sequence) for h in ahead), default=0)
+            soon = max((common_prefix(h.sequence, handle.sequence) for h in ahead), default=0)
             if soon < len(self._slots[i].tokens) + MIN_SHARED:
                 yield i
             ahead.append(handle)
@@ -378,7 +374,7 @@ class FusionEngine:
     def _adopt(self, index: int, handle: Handle) -> None:
         """Copy what another slot holds of the prompt beyond what this one does."""
         slot, most = self._slots[index], len(handle.sequence) - 1
-        have, source = max((_common_prefix(s.tokens, handle.sequence), i) for i, s in enumerate(self._slots))
+        have, source = max((common_prefix(s.tokens, handle.sequence), i) for i, s in enumerate(self._slots))
         begin, end = len(slot.tokens), min(have, most)
         if end < begin + MIN_SHARED:
             return
@@ -439,7 +435,7 @@ class FusionEngine:
         handle.state = RequestState.DECODE
         best, log_sum_exp, entropy = statistics(logits)
         top = top_entropy(logits, handle.order.entropy_top) if handle.order.entropy_top else 0.0
-        token = best if handle.sampler.greedy else handle.sampler(logits, handle.answer)
+        token = handle.choose(best, logits)
         handle.drawn(entropy / NATS_PER_BIT, top)
         if token in self.tokenizer.end_tokens:
             return "stop"
@@ -462,15 +458,3 @@ class FusionEngine:
 
 def _urgency(handle: Handle | None) -> tuple[int, int]:
     return (-handle.order.priority, handle.number) if handle else (0, 0)
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the longest common prefix, by bisection over slices."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -7,11 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.config import SamplingConfig
 from edge_nodes.language.engine import Token
-from edge_nodes.language.sampling import Sampler
+from edge_nodes.language.sampling import Logits, Sampler
+
+if TYPE_CHECKING:
+    from edge_nodes.language.constraint import Matcher
 
 
 class Priority(IntEnum):
@@ -77,6 +81,8 @@ class Handle(Iterator[Token]):
         number: int,
         order: Order,
         *,
+        sampler: Sampler,
+        matcher: Matcher | None,
         decode: Callable[[int], str],
         arrived_s: float,
         limit: int,
@@ -95,7 +101,7 @@ class Handle(Iterator[Token]):
         self.done_s: float | None = None
         self.limit = limit
         self.sequence = list(order.tokens)
-        self.sampler = Sampler(order.sampling)
+        self._sampler, self._matcher = sampler, matcher
         self.wants_cancel = False
         self._text = AnswerText(decode, order.stop)
         self._ready: deque[Token] = deque()
@@ -174,6 +180,19 @@ class Handle(Iterator[Token]):
         """Return whether the deadline has passed."""
         return self.order.deadline_s is not None and now_s - self.arrived_s >= self.order.deadline_s
 
+    def choose(self, best: int, logits: Logits) -> int:
+        """Return the next token.
+
+        Args:
+            best: index of the largest logit.
+            logits: float32 (vocabulary,).
+        """
+        if self._matcher is None:
+            return best if self._sampler.greedy else self._sampler(logits, self.answer)
+        token = self._sampler(logits, self.answer, self._matcher.allowed())
+        self._matcher.take(token)
+        return token
+
     def drawn(self, entropy_bits: float, top_entropy_bits: float) -> None:
         """Note the entropy of a distribution that a token was drawn from, the end token included."""
         self._drawn += 1
@@ -187,7 +206,8 @@ class Handle(Iterator[Token]):
         if self.first_s is None:
             self.first_s = now_s
         piece = self._text.push(token)
-        reason = "stop" if self._text.stopped else "length" if self.generated_tokens >= self.limit else None
+        formed = self._matcher is not None and self._matcher.done
+        reason = "stop" if self._text.stopped or formed else "length" if self.generated_tokens >= self.limit else None
         if reason == "length":
             piece += self._text.flush()
         self._ready.append(Token(token, piece, logprob, entropy))

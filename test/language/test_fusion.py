@@ -229,7 +229,7 @@ def test_a_failing_model_fails_its_requests_and_not_the_loop(monkeypatch):
     assert (bad.finish_reason, str(bad.error)) == ("error", "no room")
     good = engine.submit([1, 2, 3], max_new_tokens=6)
     worse = engine.submit([1, 2, 4], max_new_tokens=6)
-    worse.sampler = None
+    worse._sampler = None
     finish(engine)
     assert list(good.answer) == alone([1, 2, 3], 6)
     assert (worse.finish_reason, type(worse.error)) == ("error", AttributeError)
