@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused loop on real kernels: the tokens of each request are those of its run alone, bit for bit in the logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_bitnet import write_bitnet
+
+from edge_nodes.language import SamplingConfig, load
+from edge_nodes.language.config import FusionConfig
+from edge_nodes.language.fusion import FusionEngine
+from edge_nodes.language.fusion_plan import ARRANGEMENTS
+
+
+def run_all(engine, requests, config, *, arrivals):
+    """Submit request i once `arrivals[i]` steps were made; return the handles."""
+    fused, handles, step = FusionEngine(engine.model, engine.tokenizer, config), [], 0
+    while len(handles) < len(requests) or fused.requests():
+        while len(handles) < len(requests) and arrivals[len(handles)] <= step:
+            prompt, sampling, count = requests[len(handles)]
+            handles.append(fused.submit(prompt, sampling, max_new_tokens=count))
+        fused.step()
+        step += 1
+    return handles, fused.metrics
+
+
+def compare(engine, requests, handles):
+    for handle, (prompt, sampling, count) in zip(handles, requests, strict=True):
+        engine.reset()
+        assert [t.id for t in engine.generate(prompt, sampling, max_new_tokens=count) if t.id >= 0] == list(
+            handle.answer
+        )
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "TQ2_0"])
+def test_random_requests_on_a_random_model(make_model, tmp_path, kind):
+    path = tmp_path / "small.gguf"
+    if kind == "TQ2_0":
+        write_bitnet(path, kind)
+    else:
+        make_model(path, kinds={"default": kind})
+    one, many = (load(path, context_tokens=256, threads=2, slots=slots) for slots in (1, 4))
+    rng = np.random.default_rng(3)
+    common = rng.integers(3, 250, 70).tolist()
+    requests = []
+    for number in range(12):
+        prompt = [*(common if number % 2 else []), *rng.integers(3, 250, int(rng.integers(1, 100))).tolist()]
+        hot = SamplingConfig(temperature=1.2, seed=number) if number % 3 == 0 else SamplingConfig()
+        requests.append((prompt, hot, int(rng.integers(1, 30))))
+    arrivals = np.sort(rng.integers(0, 60, len(requests))).tolist()
+    for arrangement in sorted(ARRANGEMENTS):
+        config = FusionConfig(queue=100, prefill_tokens=int(rng.integers(1, 40)), arrangement=arrangement)
+        handles, metrics = run_all(many, requests, config, arrivals=arrivals)
+        compare(one, requests, handles)
+        assert metrics.occupancy > 1.5
+        assert metrics.shared_tokens > 0
+
+
+def test_questions_to_smollm2_at_once_are_answered_as_alone(smollm2, smollm2_path):
+    many = load(smollm2_path, context_tokens=256, slots=4)
+    questions = ["Is there a person ahead?", "Name three colours.", "What is 3 + 4?", "Who are you?", "Why is it dark?"]
+    requests = [
+        (smollm2.tokenizer.chat([{"role": "user", "content": q}]), SamplingConfig(), 8 + 2 * i)
+        for i, q in enumerate(questions)
+    ]
+    handles, metrics = run_all(many, requests, FusionConfig(prefill_tokens=16), arrivals=[0, 0, 3, 5, 9])
+    compare(smollm2, requests, handles)
+    assert metrics.occupancy > 2
