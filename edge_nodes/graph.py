@@ -30,18 +30,21 @@ class Topic:
         doc: what it carries.
         depth: queue depth of its endpoints.
         sensor: a sensor stream: subscribed best effort, newest wins, so that it matches every driver.
+        optional: an input that a node can do without: nobody waits for it.
     """
 
     type: str
     doc: str
     depth: int = 10
     sensor: bool = False
+    optional: bool = False
 
 
 TOPICS: Mapping[str, Topic] = {
     "points": Topic(
         "sensor_msgs/PointCloud2", "LiDAR scan in the sensor's frame: x ahead, y left, z up", 1, sensor=True
     ),
+    "odometry": Topic("nav_msgs/Odometry", "the base's pose in the odometry frame", 50, sensor=True, optional=True),
     "audio": Topic("std_msgs/Int16MultiArray", "PCM samples, 16 kHz mono", 100),
     "segmentation/labels": Topic("sensor_msgs/Image", "mono8, class id of each cell; ahead is up, left is left", 2),
     "segmentation/grid": Topic("nav_msgs/OccupancyGrid", "obstacles by class as a ROS grid, 0..100, -1 unknown", 2),
@@ -131,7 +134,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:SegmentationConfig",
             "edge_nodes.pipelines.segmentation:SegmentationPipeline",
-            ("points",),
+            ("points", "odometry"),
             ("segmentation/labels", "segmentation/grid"),
         ),
         Node(
@@ -140,7 +143,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:ReconstructionConfig",
             "edge_nodes.pipelines.reconstruction:ReconstructionPipeline",
-            ("points",),
+            ("points", "odometry"),
             ("reconstruction/occupancy", "reconstruction/forecast"),
         ),
         Node(
@@ -149,7 +152,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:SceneConfig",
             "edge_nodes.pipelines.scene:ScenePipeline",
-            (*_PERCEPTION, "points"),
+            (*_PERCEPTION, "points", "odometry"),
             ("scene/objects", "scene/text", "scene/event"),
         ),
         Node(
@@ -189,7 +192,7 @@ NODES: Mapping[str, Node] = {
             "Plays a bag: its topics and /clock.",
             "bag",
             "edge_nodes.nodes.config:BagPlayerConfig",
-            outputs=("points", "audio", "language/prompt"),
+            outputs=("points", "odometry", "audio", "language/prompt"),
         ),
         Node(
             "lifecycle_manager",

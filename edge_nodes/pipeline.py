@@ -34,9 +34,11 @@ class Pipeline(ABC, Generic[ConfigT]):
 
     Attributes:
         config_type: the frozen dataclass of its parameters.
+        early: input topics whose messages `arrived` sees.
     """
 
     config_type: ClassVar[type]
+    early: ClassVar[Collection[str]] = ()
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -67,7 +69,7 @@ class Pipeline(ABC, Generic[ConfigT]):
         """
 
     def arrived(self, topic: str, message: Any) -> bool:
-        """See a message the moment it arrives, on another thread than `process`; return at once.
+        """See a message of an `early` topic the moment it arrives, on another thread than `process`; return at once.
 
         A pipeline that reacts while it is busy (barge-in, newest scene) overrides this.
 

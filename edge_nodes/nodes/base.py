@@ -317,7 +317,8 @@ class EdgeNode(LifecycleNode):
 
     def _receive(self, topic: str, data: bytes) -> None:
         received_ns = self.get_clock().now().nanoseconds
-        self.statistics.arrived()
+        if not graph.TOPICS[topic].optional:
+            self.statistics.arrived()
         if self.pipeline is None:
             try:
                 self.take(topic, data, received_ns)
@@ -325,13 +326,16 @@ class EdgeNode(LifecycleNode):
                 self._bad(State.BAD_INPUT, f"a message of {topic} failed: {type(error).__name__}: {error}")
             return
         message: Any = data
-        if type(self.pipeline).arrived is not Pipeline.arrived and not graph.TOPICS[topic].sensor:
-            message = self.read(topic, data)
+        if topic in self.pipeline.early:
             try:
+                message = self.read(topic, data)
                 if self.pipeline.arrived(topic, message):
                     return
             except EdgeNodesError as error:
                 self._bad(error.state, str(error))
+                return
+            except Exception as error:  # noqa: BLE001  a node never dies of a message
+                self._bad(State.BAD_INPUT, f"a message of {topic} failed: {type(error).__name__}: {error}")
                 return
         if self._inbox is not None:
             self._inbox.put(topic, Queued(message, received_ns))
@@ -411,7 +415,8 @@ class EdgeNode(LifecycleNode):
             return State.OVERLOADED, overloaded
         since = self.statistics.since_input_s()
         limit = self.common.stale_after_s
-        sensors = [t for t in self.spec.inputs if graph.TOPICS[t].sensor or t == "audio"]
+        inputs = ((t, graph.TOPICS[t]) for t in self.spec.inputs)
+        sensors = [t for t, about in inputs if (about.sensor and not about.optional) or t == "audio"]
         if limit and sensors and self.pipeline is not None and (since is None or since > limit):
             waited = "none yet" if since is None else f"the last {since:.1f} s ago"
             return State.STALE_INPUT, f"no message on {', '.join(sensors)}: {waited}"

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.grid import cell_index, moved
 from edge_nodes.perception.ground import Ground, GroundEstimator
-from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
+from edge_nodes.perception.odometry import Motion2
 
 Codes = npt.NDArray[np.uint8]
 SLICES = 6
@@ -88,7 +89,7 @@ class BevHistory:
     """The newest map whole and the ones before it as two channels each, kept from scan to scan.
 
     Args:
-        config: grid, height band, history length, and whether older maps follow the robot's motion.
+        config: grid, height band, history length, and how older maps follow the robot's motion.
     """
 
     def __init__(self, config: BevConfig) -> None:
@@ -97,7 +98,7 @@ class BevHistory:
         self._input = np.zeros((n, n, SLICES + 2 * (config.history - 1)), np.uint8)
         self._older: deque[tuple[Codes, Motion2]] = deque(maxlen=config.history - 1)
         self._estimator = GroundEstimator(config.range_m)
-        self._odometry = ScanOdometry()
+        self.ego_motion = EgoMotion(config)
         self.ground = Ground()
         self.motion = Motion2()
         self._stamp_ns: int | None = None
@@ -107,12 +108,16 @@ class BevHistory:
         """Channels of the input: 6 + 2 (history - 1)."""
         return int(self._input.shape[2])
 
+    def configure(self, config: BevConfig) -> None:
+        """Take changed run-time parameters."""
+        self.config = self.ego_motion.config = config
+
     def reset(self) -> None:
         """Start with empty maps, as after a gap in the stream."""
         self._input[:] = 0
         self._older.clear()
         self._estimator.reset()
-        self._odometry.reset()
+        self.ego_motion.reset()
         self._stamp_ns = None
 
     def push(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> Codes:
@@ -134,9 +139,7 @@ class BevHistory:
             self.ground = Ground(offset_m=-self.config.sensor_height_m)
         else:
             self.ground = self._estimator.estimate(xyz)
-        self.motion = Motion2()
-        if self.config.ego_motion == "scan":
-            self.motion = self._odometry.update(standing_points(xyz, self.ground, self.config), gap / 1e9)
+        self.motion = self.ego_motion.update(xyz, self.ground, stamp_ns=stamp_ns, gap_s=gap / 1e9)
         new = bev_map(xyz, self.ground, self.config)
         self._age(self.motion)
         self._input[..., :SLICES] = new.slices

@@ -47,10 +47,18 @@ class BevConfig:
         maximum=10.0,
     )
     ego_motion: str = parameter(
-        "scan",
-        "how older maps and tracks follow the robot's own motion: by matching scans, or not at all",
-        choices=("scan", "none"),
+        "auto",
+        "how older maps and tracks follow the robot's own motion: by odometry, by matching scans, auto (odometry "
+        "wherever it covers a scan, else matching), or not at all",
+        choices=("auto", "odometry", "scan", "none"),
         fixed=True,
+    )
+    mount_x_m: float = parameter(
+        0.0, "the sensor's place ahead of the base that odometry speaks of", unit="m", minimum=-10.0, maximum=10.0
+    )
+    mount_y_m: float = parameter(0.0, "the same to the left", unit="m", minimum=-10.0, maximum=10.0)
+    mount_yaw_deg: float = parameter(
+        0.0, "the sensor's heading on the base, positive to the left", unit="deg", minimum=-180.0, maximum=180.0
     )
     max_gap_s: float = parameter(
         1.0, "a longer gap between clouds, or a step back in time, starts the history anew", unit="s", minimum=0.1

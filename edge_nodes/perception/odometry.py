@@ -59,6 +59,11 @@ class Motion2(NamedTuple):
         x, y = self.x + c * later.x - s * later.y, self.y + s * later.x + c * later.y
         return Motion2(x, y, self.yaw + later.yaw, self.trusted and later.trusted)
 
+    def inverse(self) -> Motion2:
+        """Return the motion back."""
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        return Motion2(-c * self.x - s * self.y, s * self.x - c * self.y, -self.yaw, self.trusted)
+
 
 class ScanOdometry:
     """Matches each scan's standing points with the scan before."""

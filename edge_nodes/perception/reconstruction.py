@@ -55,4 +55,4 @@ class Reconstructor:
 
     def configure(self, config: ReconstructionConfig) -> None:
         """Take changed run-time parameters."""
-        self.inference.history.config = config.bev
+        self.inference.history.configure(config.bev)

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from edge_nodes.perception.clusters import WALL, detect
 from edge_nodes.perception.config import CLASSES, SceneConfig
 from edge_nodes.perception.description import describe
+from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground, GroundEstimator
-from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
+from edge_nodes.perception.odometry import Motion2
 from edge_nodes.perception.tracking import Track, Tracker
 
 _MISS_M, _LEFT_OVER = 1.2, 0.25
@@ -109,12 +110,13 @@ class SceneBuilder:
         self.config = config
         self._ground = GroundEstimator(config.bev.range_m)
         self._tracker = Tracker(config)
-        self._odometry = ScanOdometry()
+        self.ego_motion = EgoMotion(config.bev)
         self._stamp_ns: int | None = None
 
     def configure(self, config: SceneConfig) -> None:
         """Take changed limits; tracks go on."""
         self.config = self._tracker.config = config
+        self.ego_motion.config = config.bev
 
     def update(
         self,
@@ -166,11 +168,9 @@ class SceneBuilder:
         """Return the robot's motion since the last scan and its speed in m/s."""
         gap_ns = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
         self._stamp_ns = stamp_ns
-        if self.config.bev.ego_motion == "none":
-            return Motion2(), 0.0
         if gap_ns < 0:
-            self._odometry.reset()
-        motion = self._odometry.update(standing_points(xyz, ground, self.config.bev), gap_ns / 1e9)
+            self.ego_motion.reset()
+        motion = self.ego_motion.update(xyz, ground, stamp_ns=stamp_ns, gap_s=gap_ns / 1e9)
         return motion, math.hypot(motion.x, motion.y) / max(gap_ns / 1e9, 1e-3)
 
 

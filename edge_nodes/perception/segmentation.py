@@ -57,7 +57,7 @@ class Segmenter:
 
     def configure(self, config: SegmentationConfig) -> None:
         """Take changed run-time parameters."""
-        self.inference.history.config = config.bev
+        self.inference.history.configure(config.bev)
 
 
 def occupancy_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:

@@ -52,6 +52,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
     """
 
     config_type = LanguageConfig
+    early = ("scene/event", "speech/event", "language/prompt")
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(config)

@@ -18,9 +18,10 @@ OCCUPANCY, FORECAST = "reconstruction/occupancy", "reconstruction/forecast"
 
 
 class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
-    """points -> reconstruction/occupancy, reconstruction/forecast."""
+    """points, odometry -> reconstruction/occupancy, reconstruction/forecast."""
 
     config_type = ReconstructionConfig
+    early = ("odometry",)
 
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
@@ -36,6 +37,12 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
             from edge_nodes.perception.reconstruction import Reconstructor
 
             self._reconstructor = Reconstructor(self.config, progress)
+
+    def arrived(self, topic: str, message: Any) -> bool:
+        """Remember odometry."""
+        if self._reconstructor is not None:
+            self._reconstructor.inference.history.ego_motion.add(message)
+        return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`."""

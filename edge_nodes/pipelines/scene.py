@@ -31,9 +31,10 @@ _CUBE, _TEXT, _ADD, _DELETE_ALL = 1, 9, 0, 3
 
 
 class ScenePipeline(Pipeline[SceneConfig]):
-    """segmentation/labels, reconstruction/*, points -> scene/objects, scene/text, scene/event."""
+    """segmentation/labels, reconstruction/*, points, odometry -> scene/objects, scene/text, scene/event."""
 
     config_type = SceneConfig
+    early = ("odometry",)
 
     def __init__(self, config: SceneConfig) -> None:
         super().__init__(config)
@@ -50,6 +51,12 @@ class ScenePipeline(Pipeline[SceneConfig]):
         progress("scene: no model to load")
         self._builder = SceneBuilder(self.config)
         self._waiting, self._newest_ns = {}, -1
+
+    def arrived(self, topic: str, message: Any) -> bool:
+        """Remember odometry."""
+        if self._builder is not None:
+            self._builder.ego_motion.add(message)
+        return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`; an output comes once the last part of a stamp is there."""

@@ -19,9 +19,10 @@ LABELS, GRID = "segmentation/labels", "segmentation/grid"
 
 
 class SegmentationPipeline(Pipeline[SegmentationConfig]):
-    """points -> segmentation/labels, segmentation/grid."""
+    """points, odometry -> segmentation/labels, segmentation/grid."""
 
     config_type = SegmentationConfig
+    early = ("odometry",)
 
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__(config)
@@ -37,6 +38,12 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
             from edge_nodes.perception.segmentation import Segmenter
 
             self._segmenter = Segmenter(self.config, progress)
+
+    def arrived(self, topic: str, message: Any) -> bool:
+        """Remember odometry."""
+        if self._segmenter is not None:
+            self._segmenter.inference.history.ego_motion.add(message)
+        return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`."""
@@ -100,4 +107,5 @@ def status(inference: Any) -> dict[str, str | int | float]:
         "bev_ms": round(inference.bev_ms, 2),
         "network_ms": round(inference.network_ms, 2),
         "ground_m": round(inference.history.ground.offset_m, 2),
+        "ego_motion": inference.history.ego_motion.source,
     }

@@ -47,12 +47,13 @@ class First(Pipeline[Config]):
 
 class Second(Pipeline[Config]):
     config_type = Config
+    early = ("segmentation/labels",)
 
     def load(self, progress):
         progress("ready")
 
     def arrived(self, topic, message):
-        return topic == "segmentation/labels" and message.data[0] == 7
+        return message.data[0] == 7
 
     def process(self, topic, message, *, received_ns, wanted):
         size = message.width if topic == "points" else int(message.data[0])

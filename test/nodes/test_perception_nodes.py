@@ -8,7 +8,7 @@ import json
 import jsonschema
 import numpy as np
 import pytest
-from nav_msgs.msg import OccupancyGrid
+from nav_msgs.msg import OccupancyGrid, Odometry
 from perception_messages import cloud_message
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import String
@@ -119,6 +119,8 @@ class Bench:
             self.world.wait(lambda n=before: self.errors() == n + 1, what=f"{name!r} to be counted")
             assert self.node.health()[0].value == "BAD_INPUT", name
             assert len(self.node.health()[1]) > 20, name
+        if output is None:
+            return
         count = len(self.out[output])
         self.send(topic, good)
         self.world.wait(lambda: len(self.out[output]) > count, what="output after the malformed messages")
@@ -143,6 +145,28 @@ def test_segmentation_node(world):
     assert grid.info.width == last.width
     assert grid.info.origin.position.x == pytest.approx(-bench.node.config.bev.range_m)
     assert bench.errors() == 0
+
+
+def odometry(i, w=1.0):
+    message = Odometry()
+    message.header.stamp.sec, message.header.stamp.nanosec = 5, i * PERIOD_NS
+    message.pose.pose.position.x, message.pose.pose.orientation.w = 0.3 * i, w
+    return message
+
+
+def test_odometry_moves_the_older_maps_and_bad_poses_are_counted(world):
+    bench = Bench(world, "segmentation_node", {"segmentation/labels": Image})
+    labels, history = bench.out["segmentation/labels"], bench.node.pipeline._segmenter.inference.history
+    for i in range(3):
+        bench.send("odometry", odometry(i))
+        at = START_NS + i * PERIOD_NS
+        world.wait(lambda at=at: history.ego_motion.poses.at(at) is not None, what="the pose")
+        bench.send("points", message(room(i), time_ns=at))
+        world.wait(lambda n=i: len(labels) > n, what="labels")
+    assert history.motion == pytest.approx((0.3, 0.0, 0.0, True))
+    assert bench.node.pipeline.status()["ego_motion"] == "odometry"
+    assert bench.errors() == 0
+    bench.survives("odometry", {"no rotation": lambda: odometry(9, w=0.0)}, odometry(4), None)
 
 
 def test_layouts_and_malformed_clouds(world):

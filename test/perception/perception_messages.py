@@ -63,3 +63,12 @@ def image_message(values, time_ns=0, encoding=None):
         step=values.shape[1] * values.itemsize,
         data=values.view(np.uint8).reshape(-1),
     )
+
+
+def odometry_message(x, y, yaw, time_ns=0):
+    """A nav_msgs/Odometry-like object of a planar pose."""
+    turn = SimpleNamespace(x=0.0, y=0.0, z=float(np.sin(yaw / 2)), w=float(np.cos(yaw / 2)))
+    pose = SimpleNamespace(position=SimpleNamespace(x=x, y=y, z=0.0), orientation=turn)
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=stamp(time_ns), frame_id="odom"), pose=SimpleNamespace(pose=pose)
+    )

@@ -18,6 +18,7 @@ from edge_nodes import models
 from edge_nodes.errors import State
 from edge_nodes.perception import device as devices
 from edge_nodes.perception.config import CLASSES, BevConfig, ReconstructionConfig, SegmentationConfig
+from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground
 from edge_nodes.perception.reconstruction import Occupancy
@@ -86,7 +87,9 @@ class ReferenceInference:
         if bev.history != HISTORY:
             raise PerceptionError("bev.history does not fit the published network", got=bev.history, expected="16")
         self.device = devices.parse(config.device)
-        self.history = SimpleNamespace(config=bev, ground=Ground(offset_m=0.0 - bev.sensor_height_m))
+        self.history = SimpleNamespace(
+            config=bev, ground=Ground(offset_m=0.0 - bev.sensor_height_m), ego_motion=EgoMotion(bev)
+        )
         self.bev_ms = self.network_ms = 0.0
         self._worker = devices.Worker(self.device, config.threads)
         self._worker.pin()
