@@ -35,10 +35,12 @@ class Pipeline(ABC, Generic[ConfigT]):
     Attributes:
         config_type: the frozen dataclass of its parameters.
         early: input topics whose messages `arrived` sees.
+        waited_s: how long the message that `process` is given waited in the node's queue.
     """
 
     config_type: ClassVar[type]
     early: ClassVar[Collection[str]] = ()
+    waited_s: float = 0.0
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

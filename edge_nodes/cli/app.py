@@ -203,13 +203,16 @@ def eval_speech(
     quick: Quick = False,
     model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
     whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra [peers]).")] = "tiny.en",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Choose the exit thresholds on these data; store them by the weights.")
+    ] = False,
 ) -> None:
     """Word error rate, operations and seconds of every exit and policy; false words in noise."""
     from edge_nodes.cli import eval_speech as command
     from edge_nodes.cli import figures
 
     console = Console()
-    result = command.speech(console, data, model=model, whisper=whisper, quick=quick)
+    result = command.speech(console, data, model=model, whisper=whisper, quick=quick, calibrate=calibrate)
     command.show(console, result)
     figures.write(console, as_json, result)
 

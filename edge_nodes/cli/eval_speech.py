@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from edge_nodes import models
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 from edge_nodes.cli.peers import SPHINX, WHISPER, peers
+from edge_nodes.speech import calibration as calibration_file
+from edge_nodes.speech.calibrating import LOSS, USABLE, crossed, fit
+from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import Clip, read, records, trained_on, usable
 from edge_nodes.speech.config import SpeechConfig
 from edge_nodes.speech.evaluation import Heard, false_words, listen, summary, word_error_rate
@@ -24,7 +29,9 @@ QUICK_CLIPS, QUICK_NOISE_S = 24, 60
 _NEW, _SEEN = "not trained on", "trained on"
 
 
-def speech(console: Console, stems: Sequence[Path], *, model: str, whisper: str, quick: bool) -> dict[str, Any]:
+def speech(
+    console: Console, stems: Sequence[Path], *, model: str, whisper: str, quick: bool, calibrate: bool = False
+) -> dict[str, Any]:
     """Return the figures of a speech model.
 
     Args:
@@ -33,33 +40,30 @@ def speech(console: Console, stems: Sequence[Path], *, model: str, whisper: str,
         model: see `models.find`.
         whisper: name or directory of the Whisper model to compare with, if faster-whisper is installed.
         quick: only some clips of each pack.
+        calibrate: choose the policies' thresholds on the clips that were not trained on, and store them beside the
+            weights.
 
     Raises:
-        EdgeNodesError: bad data or no such model.
+        EdgeNodesError: bad data, no such model, or nothing to calibrate with.
     """
     loaded = SpeechModel(model)
-    packs: dict[str, Any] = {}
-    new: list[tuple[Clip, Heard]] = []
-    noise: dict[str, Any] = {}
+    heard: dict[str, tuple[list[tuple[Clip, Heard]], int]] = {}
     for stem in stems:
         with console.status(f"{loaded.name} on {stem.name}"):
             clips, left_out = _clips(stem, max(1, QUICK_CLIPS // len(stems)) if quick else None)
-            heard = listen(loaded, clips)
-            pairs = list(zip(clips, heard, strict=True))
-            new += [pair for pair in pairs if pair[0].dev]
-            if pairs:
-                packs[stem.name] = {
-                    kind: summary(chosen)
-                    for kind, wanted in ((_NEW, True), (_SEEN, False))
-                    if (chosen := [h for clip, h in pairs if clip.dev is wanted])
-                }
-                packs[stem.name]["left_out"] = left_out
+            heard[stem.name] = list(zip(clips, listen(loaded, clips), strict=True)), left_out
+    new = [pair for pairs, _ in heard.values() for pair in pairs if pair[0].dev]
+    results: dict[str, Any] = {}
+    if calibrate:
+        loaded.calibration, results["calibration"] = _calibrate(model, new)
+    results["packs"] = {name: _pack(*found, loaded.calibration) for name, found in heard.items() if found[0]}
+    results["noise"] = {}
+    for stem in stems:
         with console.status(f"noise of {stem.name}"):
-            if (found := _noise(stem, model, quick)) is not None:
-                noise[stem.name] = found
-    results: dict[str, Any] = {"packs": packs, "noise": noise}
+            if (noise := _noise(stem, model, quick)) is not None:
+                results["noise"][stem.name] = noise
     if new:
-        results["all not trained on"] = summary([heard for _, heard in new])
+        results["all not trained on"] = summary([h for _, h in new], loaded.calibration)
         with console.status("the others"):
             results["others"] = _others([clip for clip, _ in new], whisper)
     about = {"data": [s.name for s in stems], "model": loaded.name, "quick": quick, "threads": 1}
@@ -81,6 +85,8 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         saved = round(100 * (1 - shipped["gflop_per_s"] / last["gflop_per_s"]), 1)
         found.append(target("WER of the shipped policy over the last exit's, points", worse, "<=", 0.5))
         found.append(target("encoder operations the shipped policy saves, %", saved, ">=", 40.0))
+        # Needs a second training, of a same-size Conformer with exits.
+        found.append(target("exits worse than a same-size early-exit Conformer's", None, "<=", 0.0))
     for name, noise in results["noise"].items():
         found.append(target(f"false accepts an hour, {name}", noise["false_accepts_per_hour"], "<=", 0.0))
     return found
@@ -113,7 +119,48 @@ def show(console: Console, result: dict[str, Any]) -> None:
     noise = [[n, *(v[c] for c in columns), _SEEN if v["trained_on"] else _NEW] for n, v in found["noise"].items()]
     if noise:
         figures.show_table(console, "noise", ("", *columns, ""), noise)
+    if calibration := found.get("calibration"):
+        rows = ([name, calibration[name]] for name in ("confidence", "entropy", "earliest", "file"))
+        figures.show_table(console, "calibration", ("", "value"), rows)
     figures.show_targets(console, result["targets"])
+
+
+def _pack(pairs: Sequence[tuple[Clip, Heard]], left_out: int, calibration: Calibration) -> dict[str, Any]:
+    """Return the figures of one pack's clips, apart for those that were trained on and those that were not."""
+    found: dict[str, Any] = {
+        kind: summary(chosen, calibration)
+        for kind, wanted in ((_NEW, True), (_SEEN, False))
+        if (chosen := [heard for clip, heard in pairs if clip.dev is wanted])
+    }
+    return {**found, "left_out": left_out}
+
+
+def _calibrate(model: str, new: Sequence[tuple[Clip, Heard]]) -> tuple[Calibration, dict[str, Any]]:
+    """Store the thresholds found on clips that were not trained on; return them, and what is known of them."""
+    if not new:
+        raise figures.DataError(
+            "nothing to calibrate with", got="no clip that was not trained on", expected="such a pack with --data"
+        )
+    found = models.find(model)
+    if "sha256" not in found.manifest:
+        raise figures.DataError("this model has no manifest to calibrate", got=found.path, expected="a model's folder")
+    heard = [h for _, h in new]
+    calibration, folder = fit(heard), found.path.parent
+    about = {
+        "clips": dict(Counter(clip.source for clip, _ in new)),
+        "loss_allowed_points": LOSS,
+        "usable_wer": USABLE,
+        "thresholds_of_the_other_half": crossed(heard),
+    }
+    try:
+        path = calibration_file.save(folder, found.manifest["sha256"], calibration, about)
+    except OSError as error:
+        raise figures.DataError(
+            "the calibration cannot be stored beside the weights",
+            got=error,
+            remedy="Copy the model's folder to where you may write, and name the copy with --model.",
+        ) from error
+    return calibration, {**asdict(calibration), **about, "file": path.name}
 
 
 def _clips(stem: Path, limit: int | None) -> tuple[list[Clip], int]:

@@ -60,6 +60,7 @@ class Queued(NamedTuple):
 
     message: Any
     received_ns: int
+    queued_s: float  # on the monotonic clock, which a bag's pace does not change
 
 
 class EdgeNode(LifecycleNode):
@@ -338,7 +339,7 @@ class EdgeNode(LifecycleNode):
                 self._bad(State.BAD_INPUT, f"a message of {topic} failed: {type(error).__name__}: {error}")
                 return
         if self._inbox is not None:
-            self._inbox.put(topic, Queued(message, received_ns))
+            self._inbox.put(topic, Queued(message, received_ns, time.monotonic()))
 
     def read(self, topic: str, data: bytes) -> Any:
         """Return a serialized message of a topic of the graph."""
@@ -376,6 +377,7 @@ class EdgeNode(LifecycleNode):
                 pipeline.update(changed)
             raw = isinstance(queued.message, bytes)
             message = self.read(topic, queued.message) if raw else queued.message
+            pipeline.waited_s = time.monotonic() - queued.queued_s
             for output in pipeline.process(topic, message, received_ns=queued.received_ns, wanted=wanted):
                 self.publish(output)
         except EdgeNodesError as error:

@@ -48,7 +48,7 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
             return
         partials = "speech/partial" in wanted or "speech/event" in wanted
         begin = time.perf_counter()
-        for event in recognizer.feed(samples, received_ns, partials=partials):
+        for event in recognizer.feed(samples, received_ns, partials=partials, waited_s=self.waited_s):
             now = time.perf_counter()
             yield from self._outputs(event, received_ns, 1e3 * (now - begin), wanted)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from edge_nodes.parameters import group, parameter
 
+POLICIES = ("fixed", "confidence", "entropy", "deadline", "load")
+
 
 @dataclass(frozen=True)
 class ExitConfig:
@@ -14,15 +16,35 @@ class ExitConfig:
 
     policy: str = parameter(
         "confidence",
-        "fixed: always exit.layer; confidence: the first layer at least exit.threshold sure, exit.layer at the latest",
-        choices=("fixed", "confidence"),
+        "fixed: always exit.layer; confidence, entropy: the first layer at least exit.threshold sure; deadline: the "
+        "last that exit.budget_ms allows; load: earlier, the longer audio waits; all: exit.layer at the latest",
+        choices=POLICIES,
     )
     layer: int = parameter(
         0,
-        "Layer of the fixed policy and last of the other: the first from there on with an exit; 0 is the model's last",
+        "Layer of the fixed policy and last of the others: the first from there on with an exit; 0 is the model's last",
         minimum=0,
     )
-    threshold: float = parameter(0.925, "Confidence at which the confidence policy leaves", minimum=0.0, maximum=1.0)
+    threshold: float = parameter(
+        0.0,
+        "Confidence (policy confidence) or certainty (policy entropy) at which to leave; 0 is the one stored beside "
+        "the model's weights, or never without one",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    budget_ms: float = parameter(
+        20.0, "Deadline policy: time for a second of audio", unit="ms", minimum=0.1, maximum=10000.0
+    )
+    overload_ms: float = parameter(
+        1000.0,
+        "Load policy: age of the waiting audio at which exit.earliest is taken; in between in proportion",
+        unit="ms",
+        minimum=1.0,
+        maximum=60000.0,
+    )
+    earliest: int = parameter(
+        0, "Load policy: layer it does not go below; 0 is the one stored beside the model's weights", minimum=0
+    )
     partial_layer: int = parameter(3, "Layer that partial texts are read from; 1 is the cheapest", minimum=1)
 
 

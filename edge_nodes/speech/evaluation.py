@@ -10,15 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import Clip
 from edge_nodes.speech.config import ExitConfig, SpeechConfig
+from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import Shape
-from edge_nodes.speech.exits import Reading, policy
+from edge_nodes.speech.exits import Circumstances, Reading, policy
 from edge_nodes.speech.features import HOP, RATE_HZ
 from edge_nodes.speech.model import SpeechModel
 from edge_nodes.speech.recognizer import Recognizer, SpeechEvent
 
-THRESHOLDS = (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+THRESHOLDS = {
+    "confidence": (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
+    "entropy": (0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
+}
+QUEUE_SHARES = (0.0, 0.5, 1.0)
+"""Ages of the queue that the load policy is shown at, as shares of what is overload."""
 _PAD = RATE_HZ // 10
 _BLOCK = RATE_HZ // 25
 
@@ -100,33 +107,67 @@ def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
     return found
 
 
-def leaves_at(heard: Heard, config: ExitConfig) -> int:
-    """Return the index of the exit that a policy reads the words from."""
-    leave = policy(config, len(heard.readings))
-    return next(i for i, reading in enumerate(heard.readings) if leave(i + 1, reading))
+def measured(heard: Sequence[Heard]) -> LayerCosts:
+    """Return what each exit cost: the medians over the clips."""
+    costs = LayerCosts(range(1, len(heard[0].readings) + 1), kept=len(heard))
+    for each in heard:
+        costs.add(each.seconds, each.audio_s)
+    return costs
 
 
-def summary(heard: Sequence[Heard]) -> dict[str, Any]:
-    """Return the figures of one set of clips: those of each exit, and of each threshold of the confidence policy."""
+def leaves_at(heard: Heard, config: ExitConfig, calibration: Calibration, costs: LayerCosts, waited_s: float) -> int:
+    """Return the index of the exit that a policy reads the words from, with the clip's own times."""
+    reached = 0
+    now = Circumstances(heard.audio_s, costs, waited_s, spent_s=lambda: heard.seconds[reached])
+    leave = policy(config, len(heard.readings), calibration, now)
+    while not leave(reached + 1, heard.readings[reached]):
+        reached += 1
+    return reached
+
+
+def summary(heard: Sequence[Heard], calibration: Calibration | None = None) -> dict[str, Any]:
+    """Return the figures of one set of clips: those of each exit and of each policy.
+
+    Args:
+        heard: the clips.
+        calibration: of the model.
+    """
+    known, costs = calibration or Calibration(), measured(heard)
     layers = len(heard[0].readings)
-    policies = {f"exit {i + 1}": ExitConfig(policy="fixed", layer=i + 1) for i in range(layers)}
-    policies |= {f"confidence {t:g}": ExitConfig(policy="confidence", threshold=t) for t in THRESHOLDS}
-    policies["as shipped"] = ExitConfig()
+    policies = {f"exit {i + 1}": (ExitConfig(policy="fixed", layer=i + 1), 0.0) for i in range(layers)}
+    for name, thresholds in THRESHOLDS.items():
+        policies |= {f"{name} {t:g}": (ExitConfig(policy=name, threshold=t), 0.0) for t in thresholds}
+        policies[f"{name} as calibrated"] = (ExitConfig(policy=name), 0.0)
+    for layer in range(1, layers + 1):  # a budget that each exit just fits in, mostly
+        budget_ms = max(0.1, round(1200 * costs.until(layer), 1))
+        policies[f"deadline {budget_ms:g} ms"] = (ExitConfig(policy="deadline", budget_ms=budget_ms), 0.0)
+    load = ExitConfig(policy="load")
+    policies |= {f"load, queue {s * load.overload_ms:g} ms": (load, s * load.overload_ms / 1e3) for s in QUEUE_SHARES}
+    policies["as shipped"] = (ExitConfig(), 0.0)
     return {
         "clips": len(heard),
         "words": sum(len(h.said) for h in heard),
         "minutes": round(sum(h.audio_s for h in heard) / 60, 2),
-        "policies": {name: under(heard, config) for name, config in policies.items()},
+        "policies": {name: under(heard, config, known, waited_s) for name, (config, waited_s) in policies.items()},
     }
 
 
-def under(heard: Sequence[Heard], config: ExitConfig) -> dict[str, Any]:
+def under(
+    heard: Sequence[Heard], config: ExitConfig, calibration: Calibration | None = None, waited_s: float = 0.0
+) -> dict[str, Any]:
     """Return the figures of one policy.
+
+    Args:
+        heard: the clips.
+        config: the policy.
+        calibration: of the model.
+        waited_s: age of the node's queue, s.
 
     Returns:
         wer (%), layers (mean), gflop and seconds per second of audio, and the share of audio ending at each exit.
     """
-    chosen = [(h, leaves_at(h, config)) for h in heard]
+    known, costs = calibration or Calibration(), measured(heard)
+    chosen = [(h, leaves_at(h, config, known, costs, waited_s)) for h in heard]
     audio = sum(h.audio_s for h in heard)
     ends = [sum(h.audio_s for h, c in chosen if c == i) for i in range(len(heard[0].readings))]
     return {

@@ -3,27 +3,60 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_nodes.speech.alphabet import BLANK, decode
+from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.config import ExitConfig
+from edge_nodes.speech.costs import LayerCosts
 
 _SURELY_BLANK = 0.95
 
 
 class Reading(NamedTuple):
-    """The text of an exit and its confidence, 0..1."""
+    """What an exit says.
+
+    Attributes:
+        text: its words.
+        confidence: geometric mean of the best symbols' probabilities, 0..1.
+        certainty: 1 - mean entropy of a frame / entropy of a guess, 0..1.
+    """
 
     text: str
     confidence: float
+    certainty: float = 1.0
 
 
 Leave = Callable[[int, Reading], bool]
 """Whether to leave at an exit: its layer (from 1) and what it says."""
+
+
+def _stopwatch() -> Callable[[], float]:
+    begin = time.perf_counter()
+    return lambda: time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the policies that save time go by; made right before an utterance is recognised.
+
+    Attributes:
+        audio_s: length of the utterance, s.
+        costs: what each exit costs.
+        waited_s: how long the audio has waited in the node's queue, s.
+        spent_s: returns the seconds spent on this utterance so far.
+    """
+
+    audio_s: float
+    costs: LayerCosts
+    waited_s: float = 0.0
+    spent_s: Callable[[], float] = field(default_factory=_stopwatch)
 
 
 def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[Any]]], str] = decode) -> Reading:
@@ -34,17 +67,58 @@ def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[A
         text_of: turns the best symbol of each frame, (T,) integer, into text.
 
     Returns:
-        The text, and as confidence the geometric mean of the best symbols' probabilities over the frames that are
-        not surely blank: long pauses do not make a doubtful word look certain. 1 if every frame is blank.
+        The text, its confidence and its certainty, both over the frames that are not surely blank: long pauses do
+        not make a doubtful word look certain. 1 if every frame is blank.
     """
     text = text_of(log_probs.argmax(1))
-    best = log_probs.max(1)[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
-    return Reading(text, float(np.exp(best.mean())) if best.size else 1.0)
+    heard = log_probs[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
+    if not heard.size:
+        return Reading(text, 1.0)
+    # 0 log 0 is 0, but NaN of an infinite logarithm.
+    entropy = -(np.exp(heard) * np.maximum(heard, -100.0)).sum(1).mean()
+    return Reading(text, float(np.exp(heard.max(1).mean())), float(1.0 - entropy / np.log(heard.shape[1])))
 
 
-def policy(config: ExitConfig, layers: int) -> Leave:
-    """Return when to leave, given the model's number of layers; a layer beyond the last counts as the last."""
+def policy(
+    config: ExitConfig,
+    layers: int,
+    calibration: Calibration | None = None,
+    circumstances: Circumstances | None = None,
+) -> Leave:
+    """Return when to leave.
+
+    Args:
+        config: the policy and its numbers; a threshold or an earliest layer of 0 is the calibration's.
+        layers: of the model; a layer beyond the last counts as the last.
+        calibration: of the model.
+        circumstances: of this utterance; without them the deadline and the load policies leave at the last layer.
+    """
     last = min(config.layer, layers) or layers
-    if config.policy == "fixed":
-        return lambda layer, _: layer >= last
-    return lambda layer, reading: layer >= last or reading.confidence >= config.threshold
+    known = calibration or Calibration()
+    if config.policy == "confidence":
+        threshold = config.threshold or known.confidence
+        return lambda layer, reading: layer >= last or reading.confidence >= threshold
+    if config.policy == "entropy":
+        threshold = config.threshold or known.entropy
+        return lambda layer, reading: layer >= last or reading.certainty >= threshold
+    if config.policy == "deadline" and circumstances is not None:
+        return _deadline(1e-3 * config.budget_ms, last, circumstances)
+    if config.policy == "load" and circumstances is not None:
+        last = _bearable(config, last, config.earliest or known.earliest, circumstances.waited_s)
+    return lambda layer, _: layer >= last
+
+
+def _deadline(budget: float, last: int, now: Circumstances) -> Leave:
+    """Leave where the next exit is not to be reached in `budget` seconds for a second of audio."""
+
+    def leave(layer: int, _: Reading) -> bool:
+        further_s = (now.costs.until(layer + 1) - now.costs.until(layer)) * now.audio_s
+        return layer >= last or now.spent_s() + further_s > budget * now.audio_s
+
+    return leave
+
+
+def _bearable(config: ExitConfig, last: int, earliest: int, waited_s: float) -> int:
+    """Return the last layer that a node with this old a queue still computes."""
+    share = min(1.0, 1e3 * waited_s / config.overload_ms)
+    return last - round(share * max(0, last - earliest))

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor
 
 from edge_nodes import models
 from edge_nodes.errors import ModelError, State
+from edge_nodes.speech import calibration
+from edge_nodes.speech.calibration import Calibration
+from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, Reading, read
-from edge_nodes.speech.features import HOP, log_mel
+from edge_nodes.speech.features import HOP, RATE_HZ, log_mel
 
 FORMAT = 1
 _SHORTEST = 4 * HOP
@@ -35,7 +39,7 @@ class Hypothesis:
         confidence: 0..1, see `exits.read`.
         layer: encoder layer it was read from, from 1.
         layers: layers of the model.
-        cost: features_ms, encoder_ms, and audio_ms for comparison.
+        cost: features_ms, encoder_ms, layers, and audio_ms for comparison.
     """
 
     text: str
@@ -57,9 +61,16 @@ class ExitModel(ABC):
     """
 
     name: str
+    calibration = Calibration()
+    """Thresholds stored beside the weights."""
 
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = _device(device), threads
+
+    @cached_property
+    def costs(self) -> LayerCosts:
+        """What each exit costs on this machine."""
+        return LayerCosts(self.exits)
 
     @property
     @abstractmethod
@@ -96,15 +107,18 @@ class ExitModel(ABC):
         start = time.perf_counter()
         mel = self._features(samples)
         middle = time.perf_counter()
+        spent: list[float] = []
         for layer, log_probs in zip(self.exits, self._outputs(mel.to(self._device)), strict=False):
             reading = self._read(log_probs[0].cpu().numpy())
+            spent.append(time.perf_counter() - start)
             if leave(layer, reading):
                 break
         end = time.perf_counter()
+        self.costs.add(spent, len(samples) / RATE_HZ)
         cost = {
             "features_ms": round(1e3 * (middle - start), 2),
             "encoder_ms": round(1e3 * (end - middle), 2),
-            "audio_ms": round(1e3 * len(samples) / 16000, 1),
+            "audio_ms": round(1e3 * len(samples) / RATE_HZ, 1),
             "layers": layer,
         }
         return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost)
@@ -127,6 +141,8 @@ class SpeechModel(ExitModel):
         super().__init__(device, threads)
         found = models.find(name)
         self.name = str(found.manifest.get("name", name))
+        if "sha256" in found.manifest:
+            self.calibration = calibration.load(found.path.parent, found.manifest["sha256"])
         self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
 
     @property

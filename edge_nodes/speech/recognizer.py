@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Leave, policy
+from edge_nodes.speech.exits import Circumstances, Leave, policy
 from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.model import ExitModel, SpeechModel
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
@@ -34,7 +34,7 @@ class SpeechEvent:
         start_ns: start of the speech segment.
         end_ns: end of the audio the text is from; of the speech, when final.
         layer, layers: encoder layer the text was read from (from 1) and how many there are; 0 at the start.
-        policy: "fixed", "confidence", or partials are always "fixed"; empty at the start.
+        policy: see `ExitConfig.policy`; partials are always "fixed"; empty at the start.
         confidence: 0..1.
         cost: see `Hypothesis.cost`.
     """
@@ -112,6 +112,7 @@ class Recognizer:
         self._model: ExitModel | None = None
         self._vad: SileroVad | None = None
         self._stream = _Stream(self.config)
+        self._waited_s = 0.0
 
     @property
     def model(self) -> ExitModel:
@@ -143,24 +144,28 @@ class Recognizer:
         self._model = load_model(config)
         progress("speech: loading the voice activity model")
         self._vad = SileroVad()
-        self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
-        for _ in range(3):  # TorchScript compiles in its first calls
+        for _ in range(3):  # TorchScript compiles in its first calls; exits get a cost that is not of a first call
+            self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
             self._vad(np.zeros(CHUNK, np.float32))
         self._vad.reset()
         progress(f"speech: ready, {self._model.layers} exits")
 
-    def feed(self, samples: NDArray[np.int16], end_ns: int, *, partials: bool = True) -> Iterator[SpeechEvent]:
+    def feed(
+        self, samples: NDArray[np.int16], end_ns: int, *, partials: bool = True, waited_s: float = 0.0
+    ) -> Iterator[SpeechEvent]:
         """Take the next audio; yield each event as soon as it is known.
 
         Args:
             samples: (n,) int16, 16 kHz mono.
             end_ns: time at which the last sample was heard.
             partials: whether to spend time on partial texts.
+            waited_s: how long the audio has waited in a queue, which the exit policy `load` goes by.
 
         Raises:
             SpeechError: `load` has not been called.
         """
         stream, vad = self._stream, self._loaded_vad()
+        self._waited_s = waited_s
         if stream.samples and abs(end_ns - _ns(len(samples)) - stream.time(stream.samples)) > _GAP_NS:
             yield from self.flush()
             stream = self._stream
@@ -216,8 +221,10 @@ class Recognizer:
         return SpeechEvent("start", "", stream.time(start), stream.time(stream.done))
 
     def _final(self, stop: int, end: int) -> SpeechEvent:
-        exits = self.config.exit
-        return self._heard("final", stop, end, policy(exits, self.model.layers), exits.policy)
+        exits, model = self.config.exit, self.model
+        audio_s = (stop - self._stream.start) / RATE_HZ
+        now = Circumstances(audio_s, model.costs, self._waited_s)
+        return self._heard("final", stop, end, policy(exits, model.layers, model.calibration, now), exits.policy)
 
     def _heard(
         self, kind: Literal["partial", "final"], stop: int, end: int, leave: Leave, policy_name: str

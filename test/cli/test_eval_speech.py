@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from clip_packs import clip_pack
 
 from edge_nodes.cli import main, peers
+from edge_nodes.models import SHIPPED
+from edge_nodes.speech import SpeechModel
 
 
 def run(*words):
@@ -29,6 +32,28 @@ def test_clips_and_noise(tmp_path, monkeypatch, capsys):
     assert results["noise"]["mixed"]["false_accepts"] == 0
     assert {t["name"] for t in found["targets"]} >= {"encoder operations the shipped policy saves, %"}
     assert "WER %" in capsys.readouterr().out
+
+
+def test_calibrates_a_model_beside_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    model = tmp_path / "model"
+    shutil.copytree(SHIPPED / "speech" / "splitformer", model)
+    (model / "calibration.json").unlink()
+    stem = clip_pack(tmp_path / "a", ["turn left", "stop"])
+    words = ["eval", "speech", "--calibrate", "--data", stem, "--model", model, "--json", tmp_path / "x.json"]
+    assert run(*words) == 0
+    stored = json.loads((model / "calibration.json").read_text())
+    found = json.loads((tmp_path / "x.json").read_text())["results"]["calibration"]
+    assert stored["weights_sha256"] == json.loads((model / "manifest.json").read_text())["sha256"]
+    assert {name: stored[name] for name in ("confidence", "entropy", "earliest")}.items() <= found.items()
+    assert stored["found_on"]["clips"] == {"a": 2}
+    assert SpeechModel(str(model)).calibration.earliest == stored["earliest"]
+
+
+def test_nothing_to_calibrate_with_is_one_line(tmp_path, capsys):
+    stem = clip_pack(tmp_path / "noise", [None])
+    assert run("eval", "speech", "--calibrate", "--data", stem) == 1
+    assert "nothing to calibrate with" in capsys.readouterr().err
 
 
 def test_peers_are_compared_with(tmp_path, monkeypatch):

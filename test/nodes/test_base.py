@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
@@ -86,6 +87,22 @@ def publisher(world, kind, topic, qos=10):
 
 def connected(world, echo, topic):
     world.wait(lambda: echo._output_publishers[topic].get_subscription_count() > 0, what="our subscription")
+
+
+def test_a_pipeline_is_told_how_long_its_message_waited(world, echo):
+    texts = world.collect(String, "speech/text")
+    bring_up(world)
+    connected(world, echo, "speech/text")
+    audio = publisher(world, Int16MultiArray, "audio")
+    echo.pipeline.hold.clear()
+    audio.publish(Int16MultiArray(data=[1]))
+    assert echo.pipeline.entered.wait(10)
+    audio.publish(Int16MultiArray(data=[1, 2]))
+    world.wait(lambda: echo._inbox.waiting()["audio"] == 1, what="a message that waits")
+    queued = echo._inbox._items[0][1].queued_s
+    echo.pipeline.hold.set()
+    world.wait(lambda: len(texts) == 2, what="both answers")
+    assert 0.0 < echo.pipeline.waited_s <= time.monotonic() - queued
 
 
 def cloud(width, sec=5):

@@ -5,10 +5,13 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from edge_nodes.speech.alphabet import SYMBOLS, decode, encode
+from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.config import ExitConfig
-from edge_nodes.speech.exits import Reading, policy, read
+from edge_nodes.speech.costs import LayerCosts
+from edge_nodes.speech.exits import Circumstances, Reading, policy, read
 
 
 def collapsed(path):
@@ -50,9 +53,66 @@ def test_confidence_looks_past_sure_blanks():
         (ExitConfig("confidence", 0, 0.7), 3),
         (ExitConfig("confidence", 2, 0.7), 2),
         (ExitConfig("confidence", 0, 1.0), 4),
+        (ExitConfig("deadline"), 4),
+        (ExitConfig("load"), 4),
     ],
 )
 def test_policies(config, expected):
     leave = policy(config, 4)
     confidences = [0.3, 0.5, 0.7, 0.9]
     assert next(n for n in range(1, 5) if leave(n, Reading("", confidences[n - 1]))) == expected
+
+
+def test_certainty_is_of_the_entropy_past_sure_blanks():
+    rng = np.random.default_rng(0)
+    frames = rng.dirichlet(np.full(29, 0.1), 20)
+    blanks = np.full((30, 29), 0.01 / 28)
+    blanks[:, 0] = 0.99
+    heard = frames[frames[:, 0] < 0.95]
+    expected = 1 - entropy(heard, axis=1).mean() / np.log(29)
+    found = read(np.log(np.concatenate([blanks, frames])).astype(np.float32))
+    assert found.certainty == pytest.approx(expected, abs=1e-5)
+    with np.errstate(divide="ignore"):
+        certain = np.log(np.eye(29, dtype=np.float32)[[3, 4]])
+    assert read(certain) == Reading("ab", 1.0, 1.0)
+
+
+def leaves(config, *, calibration=None, circumstances=None, readings=None):
+    leave = policy(config, 4, calibration, circumstances)
+    readings = readings or [Reading("", c, c**2) for c in (0.3, 0.5, 0.7, 0.9)]
+    return next(n for n in range(1, 5) if leave(n, readings[n - 1]))
+
+
+@pytest.mark.parametrize(("threshold", "layer"), [(0.1, 2), (0.48, 3), (0.5, 4), (1.0, 4)])
+def test_entropy_policy(threshold, layer):
+    assert leaves(ExitConfig("entropy", threshold=threshold)) == layer
+
+
+def test_thresholds_of_the_calibration_where_none_is_set():
+    known = Calibration(confidence=0.6, entropy=0.2, earliest=2)
+    assert leaves(ExitConfig("confidence"), calibration=known) == 3
+    assert leaves(ExitConfig("confidence", threshold=0.4), calibration=known) == 2
+    assert leaves(ExitConfig("entropy"), calibration=known) == 2
+    assert leaves(ExitConfig("confidence")) == 4
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "speed", "layer"),
+    [(45.0, 1.0, 4), (40.0, 1.0, 4), (35.0, 1.0, 3), (20.0, 1.0, 2), (1.0, 1.0, 1), (45.0, 2.0, 2), (45.0, 0.5, 4)],
+)
+def test_deadline_policy_goes_by_measured_costs_and_the_clock(budget_ms, speed, layer):
+    """10 ms a layer and second of audio were measured; now a layer takes `speed` times that."""
+    costs = LayerCosts(range(1, 5))
+    costs.add([0.01, 0.02, 0.03, 0.04], 1.0)
+    reached = iter([0.02 * speed * n for n in (1, 2, 3, 4)])
+    now = Circumstances(2.0, costs, spent_s=lambda: next(reached) - 1e-9)
+    assert leaves(ExitConfig("deadline", budget_ms=budget_ms), circumstances=now) == layer
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "earliest", "layer"), [(0.0, 0, 4), (0.2, 0, 4), (0.6, 0, 3), (9.0, 0, 2), (0.5, 1, 2), (9.0, 1, 1)]
+)
+def test_load_policy_goes_by_the_age_of_the_queue(waited_s, earliest, layer):
+    now = Circumstances(2.0, LayerCosts(range(1, 5)), waited_s)
+    config = ExitConfig("load", overload_ms=1000.0, earliest=earliest)
+    assert leaves(config, calibration=Calibration(earliest=2), circumstances=now) == layer

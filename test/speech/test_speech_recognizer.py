@@ -12,6 +12,8 @@ from edge_nodes.errors import ModelError, State
 from edge_nodes.parameters import replace
 from edge_nodes.speech import Hypothesis, Recognizer, SpeechConfig, SpeechError
 from edge_nodes.speech import recognizer as module
+from edge_nodes.speech.calibration import Calibration
+from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.exits import Reading
 
 T0 = 1_700_000_000_000_000_000
@@ -28,9 +30,11 @@ class Loudness:
 
 class Counting:
     layers = 4
+    calibration = Calibration(confidence=0.7, earliest=2)
 
     def __init__(self, *_, **__):
         self.heard = []
+        self.costs = LayerCosts(range(1, 5))
 
     def recognise(self, samples, leave):
         self.heard.append(samples)
@@ -77,7 +81,7 @@ def test_one_utterance(listen, block):
     assert abs(final.end_ns - T0 - 2500 * MS) <= 32 * MS
     assert final.text == "24000"
     assert len(recognizer.model.heard[0]) == pytest.approx(1.9 * 16000, abs=1024)
-    assert (final.layer, final.layers, final.policy) == (4, 4, "confidence")
+    assert (final.layer, final.layers, final.policy) == (3, 4, "confidence")
 
 
 @pytest.mark.parametrize("layer", [1, 3])
@@ -141,6 +145,17 @@ def test_policy_follows_the_configuration(listen):
         recognizer.config, {"exit.policy": "confidence", "exit.threshold": 0.7, "exit.layer": 0}
     )
     assert feed(recognizer, speech, start_ns=T0 + 2000 * MS)[-1].layer == 3
+
+
+def test_an_overloaded_node_takes_earlier_exits(listen):
+    recognizer = listen(partial_interval_ms=0, exit__policy="load", exit__overload_ms=1000.0)
+    speech = sound((1.0, True), (1.0, False))
+    found = [
+        feed(recognizer, speech, start_ns=T0 + i * 10**10, waited_s=waited)[-1]
+        for i, waited in enumerate((0.0, 0.5, 3.0))
+    ]
+    assert [e.layer for e in found] == [4, 3, 2]
+    assert {e.policy for e in found} == {"load"}
 
 
 def test_errors_say_what_to_do(tmp_path):

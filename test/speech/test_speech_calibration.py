@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds: chosen on data, stored beside the weights, refused if they are another model's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edge_nodes.errors import ModelError, State
+from edge_nodes.models import SHIPPED
+from edge_nodes.speech.calibrating import LOSS, crossed, fit
+from edge_nodes.speech.calibration import FILE, Calibration, load, save
+from edge_nodes.speech.config import ExitConfig
+from edge_nodes.speech.evaluation import Heard, under, word_error_rate
+from edge_nodes.speech.exits import Reading
+
+
+def test_comes_back_as_it_was_stored(tmp_path):
+    found = Calibration(0.93, 0.95, 3)
+    assert save(tmp_path, "ab" * 32, found, {"clips": 7}).name == FILE
+    assert load(tmp_path, "ab" * 32) == found
+    assert load(tmp_path / "none", "ab" * 32) == Calibration(1.0, 1.0, 1)
+
+
+@pytest.mark.parametrize("fault", ["weights", "format", "range", "text", "missing"])
+def test_another_models_or_a_broken_one_is_refused(tmp_path, fault):
+    path = save(tmp_path, "ab" * 32, Calibration(0.9, 0.9, 2), {})
+    stored = json.loads(path.read_text())
+    stored |= {"weights": {"weights_sha256": "cd" * 32}, "format": {"format": 9}, "range": {"entropy": 1.5}}.get(
+        fault, {}
+    )
+    if fault == "missing":
+        del stored["earliest"]
+    path.write_text("no json" if fault == "text" else json.dumps(stored))
+    with pytest.raises(ModelError, match="calibration") as error:
+        load(tmp_path, "ab" * 32)
+    assert error.value.state is State.MODEL_BAD
+
+
+def clips(seed, count=60):
+    """Clips of one word whose second exit is right where it is sure, and sometimes where it is not."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for sure in rng.uniform(0.4, 1.0, count):
+        right = rng.uniform() < sure**2
+        early = Reading("yes" if right else "no", float(sure), float(sure**2))
+        found.append(
+            Heard(["yes"], [Reading("", 0.1, 0.1), early, Reading("yes", 1.0)], [1.0, 2.0, 3.0], [1, 2, 3], 1.0)
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_is_the_cheapest_that_costs_no_more_than_allowed(seed):
+    heard = clips(seed)
+    found = fit(heard)
+    words = [h.said for h in heard]
+    last = word_error_rate(words, [h.readings[-1].text for h in heard])
+    for name in ("confidence", "entropy"):
+        tried = {t: under(heard, ExitConfig(policy=name, threshold=t)) for t in np.arange(0.5, 1.0, 0.005).round(3)}
+        fine = [p["layers"] for p in tried.values() if p["wer"] <= last + LOSS]
+        chosen = under(heard, ExitConfig(policy=name), found)
+        assert chosen["wer"] <= last + LOSS
+        assert chosen["layers"] == min([*fine, 3.0])
+
+
+def test_the_earliest_exit_is_the_first_of_use():
+    heard = [
+        Heard(["a", "b"], [Reading("x", 1.0), Reading("a b", 1.0), Reading("a b", 1.0)], [1, 2, 3], [1, 2, 3], 1.0)
+    ]
+    assert fit(heard * 4).earliest == 2
+
+
+def test_each_half_is_judged_by_the_other():
+    heard = clips(3)
+    halves = (heard[::2], heard[1::2])
+    expected = [under(h, ExitConfig(policy="entropy"), fit(o)) for h, o in (halves, halves[::-1])]
+    found = crossed(heard)["entropy"]
+    assert found["wer"] == pytest.approx(np.mean([e["wer"] for e in expected]), abs=0.02)
+    assert found["layers"] == pytest.approx(np.mean([e["layers"] for e in expected]), abs=0.02)
+    assert crossed(heard[:1]) == {}
+
+
+def test_the_shipped_one_is_of_the_shipped_weights():
+    folder = SHIPPED / "speech" / "splitformer"
+    found = load(folder, json.loads((folder / "manifest.json").read_text())["sha256"])
+    assert 0.5 < found.confidence < 1.0
+    assert found.earliest > 1
+    assert f"confidence {found.confidence:g} (calibrated" in (folder / "README.md").read_text()
