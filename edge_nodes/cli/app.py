@@ -266,6 +266,24 @@ def models_install(name: str) -> None:
     models.install(Console(), name)
 
 
+@models_app.command("synth")
+def models_synth(
+    out: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+    shape: Annotated[
+        str, typer.Option(help="bitnet-2b, 135m, 1b, or LAYERSxWIDTHxHIDDENxHEADSxKV_HEADS[xVOCABULARY].")
+    ] = "bitnet-2b",
+    kind: Annotated[
+        str, typer.Option("--type", help="Weights: TQ1_0, TQ2_0, Q4_0, Q4_1, Q8_0, F16, BF16, F32.")
+    ] = "TQ2_0",
+    head: Annotated[str, typer.Option(help="Embeddings and output: Q6_K, Q8_0, Q4_0, Q4_1, F16, BF16.")] = "Q6_K",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a model of random weights: it says nothing sensible, but takes its time as a real one."""
+    from edge_nodes.cli import models
+
+    models.synth(Console(), out, shape, kind=kind, head=head, seed=seed)
+
+
 def _list(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`edge-nodes models`: list, info, check, install."""
+"""`edge-nodes models`: list, info, check, install, synth."""
 
 from __future__ import annotations
 
@@ -65,6 +65,21 @@ def install(console: Console, name: str) -> None:
     with console.status(f"installing {name}"):
         found = models.install(name, lambda text: console.print(text, style="dim", markup=False, highlight=False))
     console.print(f"installed: {found.path}", highlight=False, soft_wrap=True)
+
+
+def synth(console: Console, out: Path, shape: str, *, kind: str, head: str, seed: int) -> None:
+    """Write a model of random weights and say how it goes.
+
+    Raises:
+        LanguageError: an unknown shape or type, or no place to write.
+    """
+    from edge_nodes.language.synthetic import read_shape, write_model
+
+    with console.status("random weights") as status:
+        write_model(out, read_shape(shape), kind=kind, head=head, seed=seed, progress=status.update)
+    console.print(
+        f"random weights, to time only: {out} ({out.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True
+    )
 
 
 def ensure(console: Console, name: str) -> None:
