@@ -23,6 +23,7 @@ PACKED = ("Q4_0", "Q4_1", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are;
 CONVERTED = ("F32", "F16", "BF16", "Q6_K")  # matrices become 8 bits per weight at load
 BITNET = ("bitnet", "bitnet-b1.58")
 ARCHITECTURES = ("llama", *BITNET)
+_VALUES_AT_ONCE = 1 << 18  # weights that are converted in one go
 I2_S = 36  # bitnet.cpp's number, unknown to `gguf`
 
 
@@ -74,6 +75,30 @@ def _read_strings(data: Any, start: int, count: int) -> tuple[list[memoryview], 
         at += 8 + size
         strings.append(view[at - size : at])
     return strings, at
+
+
+def _eight_bits(tensor: Any) -> np.ndarray:
+    """Return a matrix as Q8_0, uint8 (rows, bytes of a row): rounded as the native packing rounds F32.
+
+    A few rows at a time: all of them as float32 would take four times the memory.
+    """
+    rows, cols = int(np.prod(tensor.shape[1:])), int(tensor.shape[0])
+    source = tensor.data.reshape(rows, -1)
+    out = np.empty((rows, cols // 32, 34), np.uint8)
+    step = max(1, _VALUES_AT_ONCE // cols)
+    for start in range(0, rows, step):
+        part = gguf.dequantize(source[start : start + step], tensor.tensor_type)
+        values = np.array(part, np.float32).reshape(-1, 32)
+        largest = np.abs(values)
+        for half in (16, 8, 4, 2, 1):  # five wide passes take a third of one narrow maximum's time
+            largest = np.maximum(largest[:, :half], largest[:, half:])
+        scale = (largest / np.float32(127)).astype(np.float16)
+        divisor = scale.astype(np.float32)
+        values /= np.where(divisor > 0, divisor, np.float32(np.inf))
+        block = out[start : start + step].reshape(-1, 34)
+        block[:, :2] = scale.view(np.uint8)
+        block[:, 2:] = np.clip(np.rint(values, out=values), -128, 127, out=values).astype(np.int8).view(np.uint8)
+    return out.reshape(rows, -1)
 
 
 class GgufFile:
@@ -189,6 +214,8 @@ class GgufFile:
                 known = model.set_vector(name, tensor.data)
             elif kind in PACKED:
                 known = model.set_matrix(name, kind, tensor.data, int(tensor.shape[0]), getattr(tensor, "scale", 1.0))
+            elif tensor.shape[0] % 32 == 0:
+                known = model.set_matrix(name, "Q8_0", _eight_bits(tensor), int(tensor.shape[0]))
             else:
                 values = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
                 known = model.set_matrix(name, "F32", values.view(np.uint8), int(tensor.shape[0]))

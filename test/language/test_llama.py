@@ -177,3 +177,16 @@ def test_unknown_kernel(small_model):
     with pytest.raises(LanguageError, match=r"no such kernel.*portable") as caught:
         load(small_model, kernel="mmx")
     assert caught.value.state is State.NO_DEVICE
+
+
+def test_weights_kept_in_eight_bits_are_rounded_as_the_native_packing_rounds(make_model, tmp_path):
+    from edge_nodes.native._kernels import Matrix
+
+    from edge_nodes.language.gguf_file import GgufFile, _eight_bits
+
+    tensor = GgufFile(make_model(tmp_path / "m.gguf", kinds={"default": "F16"})).tensors["blk.0.ffn_up.weight"]
+    values = np.ascontiguousarray(tensor.data, np.float32)
+    cols = values.shape[1]
+    whole, ours = (Matrix(*m, cols) for m in (("F32", values.view(np.uint8)), ("Q8_0", _eight_bits(tensor))))
+    for name, part in whole.parts().items():
+        np.testing.assert_array_equal(ours.parts()[name], part)
