@@ -93,7 +93,6 @@ class Constrainer:
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
         from llguidance import LLTokenizer
 
-        self._vocabulary = vocabulary
         ends = sorted(tokenizer.end_tokens)
         self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=vocabulary, eos_token=ends or None)
 
@@ -105,7 +104,7 @@ class Constrainer:
         """
         from llguidance import LLMatcher
 
-        return Matcher(LLMatcher(self._tokenizer, constraint.grammar, log_level=0), self._vocabulary, constraint)
+        return Matcher(LLMatcher(self._tokenizer, constraint.grammar, log_level=0), constraint)
 
 
 class Matcher:
@@ -113,12 +112,11 @@ class Matcher:
 
     Args:
         matcher: `llguidance.LLMatcher`.
-        vocabulary: length of the masks.
         constraint: what it follows.
     """
 
-    def __init__(self, matcher: Any, vocabulary: int, constraint: Constraint) -> None:
-        self._matcher, self._vocabulary, self._constraint = matcher, vocabulary, constraint
+    def __init__(self, matcher: Any, constraint: Constraint) -> None:
+        self._matcher, self._constraint = matcher, constraint
         self._check()
 
     @property
@@ -126,11 +124,11 @@ class Matcher:
         """Whether nothing more may follow."""
         return bool(self._matcher.is_stopped())
 
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Return the tokens that may come next: bool (vocabulary,)."""
+    def allowed(self) -> npt.NDArray[np.uint8]:
+        """Return a bit for each token that may come next, the lowest first: uint8 (vocabulary / 8,)."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
-        return np.unpackbits(bits, bitorder="little", count=self._vocabulary).view(np.bool_)
+        return bits
 
     def take(self, token: int) -> None:
         """Go on with `token`, one of those that were allowed."""

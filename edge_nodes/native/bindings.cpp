@@ -11,6 +11,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "bindings.h"
 #include "kernels.h"
 #include "model.h"
 #include "pool.h"
@@ -360,6 +361,7 @@ std::unique_ptr<Matrix> matrix_from_parts(const py::dict& parts) {
 
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Low-bit matrix kernels and the Llama and BitNet decoder step.";
+  bind_sampling(m);
   m.def(
       "supported_kernels",
       [] {

@@ -10,7 +10,6 @@ import pytest
 
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, SamplingConfig, load
-from edge_nodes.language.sampling import Sampler, penalise, top_k, top_p
 
 PROMPT = list(range(10, 150))
 
@@ -102,26 +101,6 @@ def test_sampling_is_repeatable_and_follows_the_seed(engine):
     same, _ = answer(engine, PROMPT, SamplingConfig(**hot, seed=1), max_new_tokens=12)
     other, _ = answer(engine, PROMPT, SamplingConfig(**hot, seed=2), max_new_tokens=12)
     assert first == same != other
-
-
-def test_drawn_tokens_have_the_models_probabilities():
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    draw = Sampler(SamplingConfig(temperature=1.0, top_k=0, top_p=1.0))
-    counts = np.bincount([draw(logits) for _ in range(20000)], minlength=4) / 20000
-    np.testing.assert_allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.015)
-    draw = Sampler(SamplingConfig(temperature=0.5, top_k=0, top_p=1.0))
-    counts = np.bincount([draw(logits) for _ in range(20000)], minlength=4) / 20000
-    np.testing.assert_allclose(counts, np.array([25, 9, 2.25, 0.25]) / 36.5, atol=0.015)
-
-
-def test_cuts():
-    logits = np.array([1.0, 4.0, 2.0, 4.0, -1.0], np.float32)
-    assert top_k(logits, 3).tolist() == [1, 3, 2]
-    assert top_k(logits, 0).tolist() == [1, 3, 2, 0, 4]
-    weights = np.array([0.5, 0.3, 0.2])
-    assert [len(top_p(weights, p)) for p in (0.0, 0.5, 0.6, 0.8, 0.81, 1.0)] == [1, 1, 2, 2, 3, 3]
-    np.testing.assert_allclose(penalise(np.array([2.0, -2.0, 1.0], np.float32), [0, 1, 1], 2.0), [1.0, -4.0, 1.0])
-    assert Sampler(SamplingConfig(repetition_penalty=3.0))(logits, [1, 3]) == 2
 
 
 def golden(data_dir):

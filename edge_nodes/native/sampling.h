@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// One token drawn from a row of logits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace edge {
+
+// Temperature, then top-k, top-p and min-p in this order; 0, 0, 1 and 0 turn them off. Not thread-safe: one an answer.
+struct Sampling {
+  float temperature = 0.0f;
+  int top_k = 0;
+  double top_p = 1.0, min_p = 0.0;
+  float penalty = 1.0f;                      // of the tokens seen: divides positive logits, multiplies negative ones
+  std::vector<std::pair<int, float>> bias;  // token, value added to its logit
+};
+
+class Sampler {
+ public:
+  explicit Sampler(Sampling sampling) : sampling_(std::move(sampling)) {}
+
+  // Returns the token at which the share `number` in [0, 1) of the kept probability lies, -1 if no token may come.
+  // `seen`: tokens inside [0, size), each any number of times. `allowed`: a bit a token, the lowest first, or null.
+  int draw(const float* logits, int size, double number, const std::vector<int>& seen, const uint8_t* allowed);
+
+ private:
+  struct Candidate {
+    float value;
+    int token;
+    double weight;
+  };
+
+  void adjust(const float* logits, int size, const std::vector<int>& seen, const uint8_t* allowed);
+  void maxima(size_t groups);
+  void largest(int k);
+  void at_least(float bound);
+  void leading(double share);
+  void weigh();
+  void cut(double share);
+  int pick(double number) const;
+
+  Sampling sampling_;
+  std::vector<float> values_, best_;  // of this draw: scaled logits; maxima of their groups
+  std::vector<int> seen_;
+  std::vector<Candidate> kept_;
+  float top_ = 0.0f;
+};
+
+}  // namespace edge
