@@ -157,6 +157,22 @@ def bench_speech(
     figures.write(console, as_json, result)
 
 
+@bench_app.command("language")
+def bench_language(
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or GGUF file of the real model.")] = "smollm2-135m",
+) -> None:
+    """Prompt and answer speed beside llama.cpp's (extra [peers]), start, memory, and what Python costs."""
+    from edge_nodes.cli import bench_language as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, model=model, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @eval_app.command("segmentation")
 def eval_segmentation(
     data: Clouds,
