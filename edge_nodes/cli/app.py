@@ -300,6 +300,39 @@ def models_synth(
     models.synth(Console(), out, shape, kind=kind, head=head, seed=seed)
 
 
+@models_app.command("convert")
+def models_convert(
+    model: Annotated[str, typer.Argument(help="Name or GGUF file of a language model, or a block directory.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write.")],
+    shards: Annotated[int, typer.Option(help="Boards to cut the model for.", min=1)] = 1,
+    shares: Annotated[str, typer.Option(help="Share of the work of each board, e.g. 2,1,1; equal by default.")] = "",
+) -> None:
+    """Write a language model as a directory of blocks: to stream it, or to share it among boards."""
+    from edge_nodes.cli import blocks
+
+    blocks.convert(Console(), model, out, shards=shards, shares=_list(shares))
+
+
+@models_app.command("plan")
+def models_plan(
+    model: Annotated[str, typer.Argument(help="Name or GGUF file of a language model, or a block directory.")],
+    budget_mb: Annotated[int, typer.Option(help="A memory budget besides those of the table, MiB.", min=0)] = 0,
+    context_tokens: Annotated[int, typer.Option(help="Tokens that prompt and answer may hold together.")] = 2048,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
+    fresh: Annotated[bool, typer.Option(help="Measure this board again.")] = False,
+    as_json: Figures = None,
+) -> None:
+    """Predict time per token, stall and memory of a streamed model for a range of budgets."""
+    from edge_nodes.cli import blocks, figures
+
+    console = Console()
+    result = blocks.plan(
+        console, model, budget_mb=budget_mb, context_tokens=context_tokens, threads=threads, fresh=fresh
+    )
+    blocks.show_plan(console, result)
+    figures.write(console, as_json, result)
+
+
 def _list(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip())
 

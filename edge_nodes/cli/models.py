@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_nodes import models
-from edge_nodes.errors import ModelError, State
+from edge_nodes.errors import EdgeNodesError, ModelError, State
+from edge_nodes.language.blocks import FORMAT, BlockDirectory
 
 
 def list_models(console: Console, *, as_json: bool) -> None:
@@ -49,8 +50,11 @@ def check(console: Console, name: str | None) -> int:
     bad = 0
     for each in names:
         try:
-            console.print(f"OK  {each}: {models.check(each).path}", highlight=False, soft_wrap=True)
-        except ModelError as error:
+            found = models.check(each)
+            if found.manifest.get("format") == FORMAT:
+                BlockDirectory(found.path.parent).verify()
+            console.print(f"OK  {each}: {found.path}", highlight=False, soft_wrap=True)
+        except EdgeNodesError as error:
             bad += 1
             console.print(f"{error.state.value}  {error}", style="bold red", highlight=False, soft_wrap=True)
     return 1 if bad else 0

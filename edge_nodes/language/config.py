@@ -139,6 +139,14 @@ class LanguageConfig:
     kv_cache: str = parameter(
         "f16", "What keys and values are kept as; f32 takes twice the memory.", choices=("f16", "f32"), fixed=True
     )
+    memory_budget_mb: int = parameter(
+        0,
+        "Most memory of weights, keys, values and work space; weights beyond it are streamed from disk. 0: no limit.",
+        unit="MiB",
+        minimum=0,
+        maximum=1048576,
+        fixed=True,
+    )
     max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
     sampling: SamplingConfig = group(SamplingConfig)
     prompt: PromptConfig = group(PromptConfig)

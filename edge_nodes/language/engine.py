@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from edge_nodes import models
 from edge_nodes.errors import State
 from edge_nodes.language.answer_text import AnswerText
+from edge_nodes.language.blocks import is_block_directory
 from edge_nodes.language.config import SamplingConfig
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.sampling import Sampler, read_bias
@@ -69,6 +70,11 @@ class Engine:
     def reset(self) -> None:
         """Forget the cached prompt."""
         self._cached = []
+
+    def close(self) -> None:
+        """End what reads weights in the background; the engine cannot be used any more."""
+        if close := getattr(self.model, "close", None):
+            close()
 
     def generate(
         self,
@@ -243,34 +249,71 @@ def load(
     kernel: str = "auto",
     slots: int = 1,
     kv_cache: str = "f16",
+    memory_budget_mb: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Load a language model.
 
     Args:
-        path: name of an installed model ("smollm2-135m") or path of a GGUF file: Llama or BitNet b1.58.
+        path: name of an installed model ("smollm2-135m"), path of a GGUF file (Llama or BitNet b1.58), or a block
+            directory (`edge-nodes models convert`).
         threads: threads of the engine; 0 for `default_threads()`.
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
         kernel: "auto", one of `edge_nodes.native._kernels.supported_kernels()`, or for ternary weights "lut" or "dot":
             the processor's best instructions with look-up tables or int8 products forced. Neither changes a result.
         slots: sequences that the key/value cache holds.
         kv_cache: what keys and values are kept as: "f16" or "f32".
+        memory_budget_mb: most memory of weights, key/value cache and work space, MiB; weights that do not fit are
+            streamed from a block directory, which is made of a GGUF file at the first time. 0: all in memory.
         progress: called with one line of text at each step.
 
     Raises:
         ModelError: there is no such model, or it differs from its manifest.
-        LanguageError: MODEL_BAD, the file is not one this engine can run; NO_DEVICE, no such kernel.
+        LanguageError: MODEL_BAD, the file is not one this engine can run; NO_DEVICE, no such kernel; OUT_OF_MEMORY, the
+            budget is too small: it says what would do.
     """
-    native = _native()
+    options: dict[str, Any] = {"slots": slots, "kv_cache": kv_cache, "threads": threads, "kernel": kernel}
+
+    def make(sizes: Mapping[str, Any], context_limit: float) -> Any:
+        return make_model(sizes, min(context_tokens, int(context_limit)), **options)
+
+    if memory_budget_mb or is_block_directory(path):
+        from edge_nodes.language.streaming import open_streamed
+
+        model, metadata, name = open_streamed(path, make, memory_budget_mb=memory_budget_mb, progress=progress)
+        return Engine(model, Tokenizer(metadata), name=name)
     found = models.find(str(path), verify=False)
     from edge_nodes.language.gguf_file import GgufFile
 
     progress(f"reading {found.path.name}")
     file = GgufFile(found.path)
     tokenizer = Tokenizer(file.metadata)
-    context = min(context_tokens, int(file.number("context_length", context_tokens)))
-    sizes = {**file.sizes(), "context": context, "slots": slots, "cache": kv_cache}
-    sizes |= {"batch": PREFILL_TOKENS, "threads": threads or default_threads()}
+    try:
+        model = make(file.sizes(), file.number("context_length", context_tokens))
+    except (ValueError, TypeError) as error:
+        raise file.bad("unsupported sizes", error) from error
+    file.fill(model, progress)
+    return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))
+
+
+def make_model(
+    sizes: Mapping[str, Any], context_tokens: int, *, slots: int, kv_cache: str, threads: int, kernel: str
+) -> Any:
+    """Return a native model without weights.
+
+    Args:
+        sizes: see `GgufFile.sizes`.
+        context_tokens: positions of its key/value cache.
+        slots: see `load`, as the others.
+        kv_cache: type of the cache.
+        threads: 0 for `default_threads()`.
+        kernel: instruction set or method.
+
+    Raises:
+        LanguageError: NO_DEVICE, no such kernel.
+        ValueError: sizes that cannot be.
+    """
+    native = _native()
     if kernel not in ("auto", *METHODS, *native.supported_kernels()):
         raise LanguageError(
             "this processor has no such kernel",
@@ -278,13 +321,16 @@ def load(
             expected="one of auto, lut, dot, " + ", ".join(native.supported_kernels()),
             state=State.NO_DEVICE,
         )
-    try:
-        method = kernel if kernel in METHODS else "auto"
-        model = native.Model(**sizes, kernel="auto" if kernel in METHODS else kernel, method=method)
-    except (ValueError, TypeError) as error:
-        raise file.bad("unsupported sizes", error) from error
-    file.fill(model, progress)
-    return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))
+    return native.Model(
+        **sizes,
+        context=context_tokens,
+        slots=slots,
+        cache=kv_cache,
+        batch=PREFILL_TOKENS,
+        threads=threads or default_threads(),
+        kernel="auto" if kernel in METHODS else kernel,
+        method=kernel if kernel in METHODS else "auto",
+    )
 
 
 def _native() -> Any:

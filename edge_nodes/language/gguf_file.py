@@ -186,7 +186,7 @@ class GgufFile:
         Raises:
             LanguageError: MODEL_BAD, a tensor is missing, has another shape, or a type that is not supported.
         """
-        self._check_types()
+        self.check_types()
         model.set_rope(self.rope_frequencies())
         for done, tensor in enumerate(self.tensors.values()):
             if done % 64 == 0:
@@ -198,7 +198,18 @@ class GgufFile:
         if missing := model.missing():
             raise self.bad("missing tensors", ", ".join(missing[:5]))
 
-    def _check_types(self) -> None:
+    def rows_of(self, tensor: Any) -> tuple[str, Any, int, float]:
+        """Return a matrix as the kernels pack it: type, bytes (rows, bytes of a row), columns, scale of the tensor."""
+        cols = int(tensor.shape[0])
+        if tensor.tensor_type.name in PACKED:
+            return tensor.tensor_type.name, tensor.data, cols, float(getattr(tensor, "scale", 1.0))
+        if cols % 32 == 0:
+            return "Q8_0", _eight_bits(tensor), cols, 1.0
+        values = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        return "F32", values.view(np.uint8), cols, 1.0
+
+    def check_types(self) -> None:
+        """Raise LanguageError (MODEL_BAD) if a tensor is of a type that is not supported."""
         for t in self.tensors.values():
             known = t.tensor_type.name in (*PACKED, *CONVERTED) if len(t.shape) > 1 else t.tensor_type.name == "F32"
             if not known:
@@ -206,19 +217,14 @@ class GgufFile:
                 raise self.bad(f"unsupported weight type in tensor {t.name}", t.tensor_type.name, expected)
 
     def _set(self, model: Any, tensor: Any) -> None:
-        name, kind = tensor.name.removesuffix(".weight"), tensor.tensor_type.name
+        name = tensor.name.removesuffix(".weight")
         if name == "rope_freqs" or name.endswith(".scale"):
             return
         try:
             if len(tensor.shape) == 1:
                 known = model.set_vector(name, tensor.data)
-            elif kind in PACKED:
-                known = model.set_matrix(name, kind, tensor.data, int(tensor.shape[0]), getattr(tensor, "scale", 1.0))
-            elif tensor.shape[0] % 32 == 0:
-                known = model.set_matrix(name, "Q8_0", _eight_bits(tensor), int(tensor.shape[0]))
             else:
-                values = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
-                known = model.set_matrix(name, "F32", values.view(np.uint8), int(tensor.shape[0]))
+                known = model.set_matrix(name, *self.rows_of(tensor))
         except ValueError as error:
             raise self.bad("tensor of the wrong shape", error) from error
         if not known:

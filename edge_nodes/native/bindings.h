@@ -4,8 +4,12 @@
 
 #include <pybind11/pybind11.h>
 
+#include "model.h"
+
 namespace edge {
 
 void bind_sampling(pybind11::module_& m);
+void bind_window(pybind11::module_& m);
+void bind_streamed(pybind11::module_& m, pybind11::class_<Model>& model);
 
 }  // namespace edge

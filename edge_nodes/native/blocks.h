@@ -22,13 +22,23 @@ struct Block {
   }
 };
 
-// Where blocks come from. A step acquires 0, 1, .. 2 * layers - 1 and releases each when its products are done.
+// Where blocks come from. A step acquires 0, 1, .. 2 * layers - 1 and releases each when its products are done; then it
+// does the same with the pieces of the head, if the source has them: each is a block with some rows of it as `out`.
 class BlockSource {
  public:
   virtual ~BlockSource() = default;
   // Waits until block `index` is there; throws if it cannot be had.
   virtual const Block& acquire(int index) = 0;
   virtual void release(int index) = 0;
+  virtual int head_pieces() const { return 0; }
+};
+
+// Where the rows of the embedding come from; `row` may be called by several threads.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  // Writes row `index` as floats into `out`, columns rounded up to 32; throws if it cannot be had.
+  virtual void row(int index, float* out) const = 0;
 };
 
 // All blocks in memory.

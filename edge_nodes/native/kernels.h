@@ -71,6 +71,9 @@ enum class Source { f32, q4_0, q4_1, q8_0, tq1_0, tq2_0, i2_s, trits };
 
 inline bool is_ternary(Source s) { return s >= Source::tq1_0; }
 
+// Files hold packed matrices: raised with every change of their layout.
+constexpr int kPacking = 1;
+
 // Weights w[r][k] = scale[r][k/32] * (code - zero) + min[r][k/32], in tiles of 32 rows.
 //   4-bit group of a tile: 2 halves x 4 lines of 64 bytes; byte 4*lane + j of line p has the code of column 4p + j in
 //   its low and of column 16 + 4p + j in its high nibble. 8-bit: 2 halves x 8 lines; line s holds columns 4s + j.

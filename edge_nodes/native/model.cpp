@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 namespace edge {
@@ -192,7 +193,7 @@ void Model::set_rope(const float* frequencies) {
 
 std::vector<std::string> Model::missing() const {
   std::vector<std::string> names;
-  if (!embedding_.rows) names.push_back("token_embd");
+  if (!embedding_.rows && !rows_) names.push_back("token_embd");
   if (!cos_.size()) names.push_back("rope frequencies");
   if (source_) return names;
   static const char* const matrices[2][4] = {{"attn_q", "attn_k", "attn_v", "attn_output"},
@@ -218,6 +219,14 @@ size_t Model::weight_bytes() const {
   return total;
 }
 
+size_t Model::work_bytes() const {
+  size_t total = ternary_.bytes() + cos_.bytes() + sin_.bytes() + scores_.bytes() + scratch_.bytes() + codes_.bytes() +
+                 code_scales_.bytes() + code_sums_.bytes() + code_totals_.bytes();
+  for (const Buffer<float>* b : {&x_, &normed_, &q_, &k_, &v_, &mixed_, &gate_, &up_, &active_, &logits_, &partial_})
+    total += b->bytes();
+  return total;
+}
+
 template <typename Work>
 void Model::each_token(int n, Work&& work) {
   pool_.run(n, [&](int token, int) { work(token); });
@@ -227,7 +236,10 @@ Model::Inputs Model::inputs(int cols, std::initializer_list<const Matrix*> matri
   Inputs in;
   for (const Matrix* m : matrices) (m->ternary() ? in.ternary : in.grouped) = true;
   in.groups = {cols / kGroup, codes_.data(), code_scales_.data(), code_totals_.data(), code_sums_.data()};
-  if (in.ternary) in.tokens = ternary_.activations(cols);
+  if (in.ternary) {
+    use_ternary();
+    in.tokens = ternary_.activations(cols);
+  }
   return in;
 }
 
@@ -277,13 +289,61 @@ void Model::multiply_grouped(const Product* products, int count, const Activatio
   });
 }
 
-void Model::add_product(const Matrix& out, const Inputs& a, int n) {
-  if (!reducer_) {
-    multiply({{&out, x_.data()}}, a, n, true);
-    return;
+void Model::finish_inputs(float* rows, int cols, int whole, const Buffer<float>& sub_norm, Inputs& a, int n) {
+  const int padded = round_up(cols, kGroup);
+  if (reducer_ && config_.bitnet) share_norm(rows, cols, whole, sub_norm, n);
+  if (reducer_ && a.ternary) return share_scale(rows, padded, a, n);
+  each_token(n, [&](int t) {
+    float* row = rows + size_t(t) * padded;
+    if (config_.bitnet && !reducer_) kernels_.rms_norm(row, sub_norm.data(), cols, padded, config_.epsilon, row);
+    quantise_row(row, a, t);
+  });
+}
+
+void Model::share_norm(float* rows, int cols, int whole, const Buffer<float>& sub_norm, int n) {
+  const int padded = round_up(cols, kGroup);
+  for (int t = 0; t < n; ++t) {
+    const float* row = rows + size_t(t) * padded;
+    shared_[size_t(t)] = std::inner_product(row, row + cols, row, 0.0f);
   }
-  if (!partial_.size()) partial_.resize_zero(size_t(config_.batch) * width_);
-  multiply({{&out, partial_.data()}}, a, n, false);
+  reducer_(shared_.data(), size_t(n), Reduce::sum);
+  each_token(n, [&](int t) {
+    float* row = rows + size_t(t) * padded;
+    const float r = 1.0f / std::sqrt(shared_[size_t(t)] / float(whole) + config_.epsilon);
+    for (int i = 0; i < padded; ++i) row[i] *= r * sub_norm[size_t(i)];
+  });
+}
+
+// As Kernels::quantise_token, with the largest value of the whole row instead of this share of it.
+void Model::share_scale(const float* rows, int cols, Inputs& a, int n) {
+  for (int t = 0; t < n; ++t) {
+    float largest = 1e-5f;
+    for (int i = 0; i < cols; ++i) largest = std::max(largest, std::fabs(rows[size_t(t) * cols + i]));
+    shared_[size_t(t)] = largest;
+  }
+  reducer_(shared_.data(), size_t(n), Reduce::max);
+  TokenActivations& x = a.tokens;
+  each_token(n, [&](int t) {
+    const float* row = rows + size_t(t) * cols;
+    int8_t* q = x.q + size_t(t) * cols;
+    const float inverse = 127.0f / shared_[size_t(t)];
+    x.scale[t] = shared_[size_t(t)] / 127.0f;
+    x.total[t] = 0;
+    for (int b = 0; b < x.blocks; ++b) {
+      int32_t sum = 0;
+      for (int i = b * kTernaryBlock; i < std::min(cols, (b + 1) * kTernaryBlock); ++i)
+        sum += q[i] = int8_t(std::nearbyint(row[i] * inverse));
+      x.sum[size_t(t) * x.blocks + b] = sum;
+      x.total[t] += sum;
+    }
+  });
+}
+
+void Model::add_product(const Matrix& out, const Inputs& a, int n) {
+  multiply({{&out, reducer_ ? partial_.data() : x_.data()}}, a, n, !reducer_);
+}
+
+void Model::add_shares(int n) {
   reducer_(partial_.data(), size_t(n) * width_, Reduce::sum);
   for (size_t i = 0; i < size_t(n) * width_; ++i) x_[i] += partial_[i];
 }
@@ -352,11 +412,7 @@ void Model::attention(const Block& block, int layer, int n, const std::vector<Se
   write_cache(layer, segments);
   attend(layer, segments);
   a = inputs(query_, {&block.out});
-  each_token(n, [&](int t) {
-    float* mixed = mixed_.data() + size_t(t) * query_;
-    if (config_.bitnet) kernels_.rms_norm(mixed, block.sub_norm.data(), query_, query_, config_.epsilon, mixed);
-    quantise_row(mixed, a, t);
-  });
+  finish_inputs(mixed_.data(), query_, config_.whole_heads * config_.head_dim, block.sub_norm, a, n);
   add_product(block.out, a, n);
 }
 
@@ -374,37 +430,57 @@ void Model::feed_forward(const Block& block, int n) {
   each_token(n, [&](int t) {
     const size_t at = size_t(t) * hidden_;
     float* active = active_.data() + at;
-    if (config_.bitnet) {
+    if (config_.bitnet)
       squared_relu(gate_.data() + at, up_.data() + at, hidden_, active);
-      kernels_.rms_norm(active, block.sub_norm.data(), config_.hidden, hidden_, config_.epsilon, active);
-    } else {
+    else
       kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active);
-    }
-    quantise_row(active, a, t);
   });
+  finish_inputs(active_.data(), config_.hidden, config_.whole_hidden, block.sub_norm, a, n);
   add_product(block.out, a, n);
 }
 
 void Model::head_logits(const std::vector<int>& rows, float* logits) {
-  const ModelConfig& c = config_;
-  const size_t stride = size_t(head().tiles) * kTile;
-  Inputs a = inputs(width_, {&head()});
-  for (size_t begin = 0; begin < rows.size(); begin += kHeadRows) {
-    const int n = int(std::min<size_t>(kHeadRows, rows.size() - begin));
-    if (logits_.size() < stride * size_t(n)) logits_.resize_zero(stride * size_t(n));
-    each_token(n, [&](int i) {
-      float* normed = normed_.data() + size_t(i) * width_;
-      kernels_.rms_norm(x_.data() + size_t(rows[begin + size_t(i)]) * width_, output_norm_.data(), c.width, width_,
-                        c.epsilon, normed);
-      quantise_row(normed, a, i);
-    });
-    multiply({{&head(), logits_.data()}}, a, n, false);
-    for (int i = 0; i < n; ++i, logits += c.vocabulary)
-      std::memcpy(logits, logits_.data() + stride * size_t(i), sizeof(float) * size_t(c.vocabulary));
+  const int n = int(rows.size()), pieces = source_ ? source_->head_pieces() : 0;
+  if (!pieces) {
+    Inputs a = inputs(width_, {&head()});
+    normalise_rows(rows, a);
+    head_piece(head(), a, n, logits);
+    return;
+  }
+  for (int i = 0, first = 0; i < pieces; ++i) {
+    const Matrix& piece = source_->acquire(2 * config_.layers + i).out;
+    Inputs a = inputs(width_, {&piece});
+    if (!i) normalise_rows(rows, a);
+    head_piece(piece, a, n, logits + first);
+    first += piece.rows;
+    source_->release(2 * config_.layers + i);
   }
 }
 
-int Model::check(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows) const {
+// All pieces of a head are of one type, thus their inputs are quantised once.
+void Model::normalise_rows(const std::vector<int>& rows, Inputs& a) {
+  each_token(int(rows.size()), [&](int i) {
+    float* normed = normed_.data() + size_t(i) * width_;
+    kernels_.rms_norm(x_.data() + size_t(rows[size_t(i)]) * width_, output_norm_.data(), config_.width, width_,
+                      config_.epsilon, normed);
+    quantise_row(normed, a, i);
+  });
+}
+
+// Writes logits of n rows that are `vocabulary` apart.
+void Model::head_piece(const Matrix& piece, const Inputs& a, int n, float* logits) {
+  const size_t stride = size_t(piece.tiles) * kTile;
+  for (int begin = 0; begin < n; begin += kHeadRows) {
+    const int count = std::min(kHeadRows, n - begin);
+    if (logits_.size() < stride * size_t(count)) logits_.resize_zero(stride * size_t(count));
+    multiply({{&piece, logits_.data()}}, a.from(begin), count, false);
+    for (int i = 0; i < count; ++i)
+      std::memcpy(logits + size_t(begin + i) * size_t(config_.vocabulary), logits_.data() + stride * size_t(i),
+                  sizeof(float) * size_t(piece.rows));
+  }
+}
+
+int Model::check(const std::vector<Segment>& segments) const {
   const ModelConfig& c = config_;
   int n = 0;
   for (const Segment& s : segments) {
@@ -417,23 +493,46 @@ int Model::check(const int32_t* tokens, const std::vector<Segment>& segments, co
     n += s.count;
   }
   if (!n) throw std::out_of_range("a step takes 1 to " + std::to_string(c.batch) + " tokens");
-  for (int t = 0; t < n; ++t)
-    if (tokens[t] < 0 || tokens[t] >= c.vocabulary) throw std::out_of_range("token beyond the vocabulary");
-  for (int row : rows)
-    if (row < 0 || row >= n) throw std::out_of_range("row beyond the tokens of the step");
   return n;
 }
 
-void Model::forward(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows,
-                    float* logits) {
-  const int n = check(tokens, segments, rows);
+void Model::check_tokens(const int32_t* tokens, int n) const {
+  for (int t = 0; t < n; ++t)
+    if (tokens[t] < 0 || tokens[t] >= config_.vocabulary) throw std::out_of_range("token beyond the vocabulary");
+}
+
+void Model::embedding_row(int token, float* out) const {
+  if (rows_)
+    rows_->row(token, out);
+  else
+    embedding_.row(token, out);
+}
+
+void Model::embed(const int32_t* tokens, int n, float* states) {
+  check_tokens(tokens, n);
+  std::vector<float> row(static_cast<size_t>(width_));
+  for (int t = 0; t < n; ++t) {
+    embedding_row(tokens[t], row.data());
+    std::copy_n(row.data(), config_.width, states + size_t(t) * config_.width);
+  }
+}
+
+void Model::place(const std::vector<Segment>& segments) {
   positions_.clear();
   segment_rows_.clear();
   for (const Segment& s : segments) {
     segment_rows_.push_back(positions_.size());
     for (int t = 0; t < s.count; ++t) positions_.push_back(s.first + t);
   }
-  each_token(n, [&](int t) { embedding_.row(tokens[t], x_.data() + size_t(t) * width_); });
+}
+
+// A block is released before the other boards are waited for: meanwhile the next one is read.
+void Model::run_layers(int n, const std::vector<Segment>& segments) {
+  place(segments);
+  if (reducer_ && !partial_.size()) {
+    partial_.resize_zero(size_t(config_.batch) * width_);
+    shared_.resize_zero(size_t(config_.batch));
+  }
   BlockSource& source = source_ ? *source_ : blocks_;
   for (int i = 0; i < 2 * config_.layers; ++i) {
     const Block& block = source.acquire(i);
@@ -442,8 +541,31 @@ void Model::forward(const int32_t* tokens, const std::vector<Segment>& segments,
     else
       attention(block, i / 2, n, segments);
     source.release(i);
+    if (reducer_) add_shares(n);
   }
+}
+
+void Model::forward(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows,
+                    float* logits) {
+  const int n = check(segments);
+  check_tokens(tokens, n);
+  if (int(rows.size()) > config_.batch) throw std::out_of_range("more rows than tokens");
+  for (int row : rows)
+    if (row < 0 || row >= n) throw std::out_of_range("row beyond the tokens of the step");
+  const auto look_up = [&](int t) { embedding_row(tokens[t], x_.data() + size_t(t) * width_); };
+  if (rows_)  // from a file: not in the pool, whose work must not throw
+    for (int t = 0; t < n; ++t) look_up(t);
+  else
+    each_token(n, look_up);
+  run_layers(n, segments);
   head_logits(rows, logits);
+}
+
+void Model::forward_states(const float* states, const std::vector<Segment>& segments) {
+  const int n = check(segments);
+  for (int t = 0; t < n; ++t)
+    std::copy_n(states + size_t(t) * config_.width, config_.width, x_.data() + size_t(t) * width_);
+  run_layers(n, segments);
 }
 
 }  // namespace edge

@@ -27,6 +27,7 @@ struct ModelConfig {
   bool bitnet = false;  // norms before the output projections, squared ReLU, halves of a head rotated together
   std::string method = "auto";  // of ternary products
   std::string cache = "f16";    // type of the key/value cache
+  int whole_heads = 0, whole_hidden = 0;  // of the model that this one has a share of; 0: it is the whole
 };
 
 // Consecutive tokens of one sequence.
@@ -62,14 +63,21 @@ class Model {
   void forward(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows,
                float* logits);
 
+  // The same for states (n, width) of the tokens, and without a head: the step of a board that has only a share.
+  void forward_states(const float* states, const std::vector<Segment>& segments);
+  // Writes the embedding rows of n tokens, (n, width). Throws std::out_of_range.
+  void embed(const int32_t* tokens, int n, float* states);
+
   // Takes blocks from elsewhere from now on, or from this model's own memory if null.
   void set_source(std::shared_ptr<BlockSource> source) { source_ = std::move(source); }
+  void set_embedding(std::shared_ptr<RowSource> rows) { rows_ = std::move(rows); }
   // This model has a share of the heads and hidden columns; the others' are added by `reducer`.
   void set_reducer(Reducer reducer) { reducer_ = std::move(reducer); }
 
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
   size_t weight_bytes() const;
+  size_t work_bytes() const;  // of activations, tables and scratch memory
   Cache& cache() { return *cache_; }
   const Cache& cache() const { return *cache_; }
 
@@ -79,6 +87,17 @@ class Model {
     Activations groups;
     TokenActivations tokens;
     bool grouped = false, ternary = false;
+
+    // Those of the tokens from `token` on.
+    Inputs from(int token) const {
+      Inputs in = *this;
+      const size_t at = size_t(token) * groups.groups;
+      in.groups.q += at * kGroup, in.groups.scale += at, in.groups.sum += at, in.groups.scaled_sum += at;
+      if (!ternary) return in;
+      in.tokens.q += size_t(token) * tokens.cols(), in.tokens.sum += size_t(token) * tokens.blocks;
+      in.tokens.scale += token, in.tokens.total += token;
+      return in;
+    }
   };
 
   Matrix* find_matrix(const std::string& name, int* rows, int* cols);
@@ -87,15 +106,26 @@ class Model {
   Buffer<float>* find_vector(const std::string& name, int* size);
   const Matrix& head() const { return output_.rows ? output_ : embedding_; }
 
-  int check(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int>& rows) const;
+  int check(const std::vector<Segment>& segments) const;
+  void check_tokens(const int32_t* tokens, int n) const;
+  void place(const std::vector<Segment>& segments);
+  void run_layers(int n, const std::vector<Segment>& segments);
+  void embedding_row(int token, float* out) const;
   void attention(const Block& block, int layer, int n, const std::vector<Segment>& segments);
   void feed_forward(const Block& block, int n);
   void head_logits(const std::vector<int>& rows, float* logits);
+  void normalise_rows(const std::vector<int>& rows, Inputs& a);
+  void head_piece(const Matrix& piece, const Inputs& a, int rows, float* logits);
   void rotate(int token, int position);
   void write_cache(int layer, const std::vector<Segment>& segments);
   void attend(int layer, const std::vector<Segment>& segments);
-  // x += out * inputs, which `a` holds for n tokens.
+  // Normalises (BitNet) and quantises the inputs of an output projection; other boards may have more columns of it.
+  void finish_inputs(float* rows, int cols, int whole, const Buffer<float>& sub_norm, Inputs& a, int n);
+  void share_norm(float* rows, int cols, int whole, const Buffer<float>& sub_norm, int n);
+  void share_scale(const float* rows, int cols, Inputs& a, int n);
+  // x += out * inputs, which `a` holds for n tokens; with a reducer only this board's share of it, into partial_.
   void add_product(const Matrix& out, const Inputs& a, int n);
+  void add_shares(int n);
   Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
   void quantise_row(const float* x, Inputs& a, int token);
   void multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add);
@@ -111,12 +141,13 @@ class Model {
   Buffer<float> output_norm_;
   ResidentBlocks blocks_;
   std::shared_ptr<BlockSource> source_;
+  std::shared_ptr<RowSource> rows_;
   Reducer reducer_;
   std::vector<const void*> vectors_set_;
   Buffer<float> cos_, sin_;  // [position][rope_dim / 2]
   std::unique_ptr<Cache> cache_;
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
-  Buffer<float> partial_;  // this board's share of a block's result; only with a reducer
+  Buffer<float> partial_, shared_;  // only with a reducer: this board's share of a block's result, a number a token
   std::vector<int> positions_;         // of each token of the step
   std::vector<size_t> segment_rows_;   // first token of each segment
   std::vector<Query> queries_;

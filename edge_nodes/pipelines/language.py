@@ -76,6 +76,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             context_tokens=config.context_tokens,
             kernel=config.kernel,
             kv_cache=config.kv_cache,
+            memory_budget_mb=config.memory_budget_mb,
             progress=progress,
         )
         progress("reading the prompt")
@@ -127,6 +128,8 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
 
     def close(self) -> None:
         """Free the model."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
         self._scene = None
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes models convert` and `plan`: language models as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from edge_nodes.cli import figures
+from edge_nodes.errors import ParameterError
+from edge_nodes.paging.plan import Plan, Profile
+from edge_nodes.paging.plan import plan as plan_blocks
+from edge_nodes.paging.window import smallest_budget, whole_pages
+
+SHARES = (0.1, 0.25, 0.5, 0.75)  # of the blocks' bytes, beside the smallest budget and all
+
+
+def convert(console: Console, model: str, out: Path, *, shards: int, shares: Sequence[str]) -> None:
+    """Write block directories and say where.
+
+    Raises:
+        EdgeNodesError: the model cannot be used, the directory exists, or the shares are not possible.
+    """
+    from edge_nodes.language.block_convert import convert as write
+
+    with console.status(f"converting {model}") as status:
+        folders = write(model, out, shares=parse_shares(shards, shares), progress=status.update)
+    for folder in folders:
+        console.print(f"blocks: {folder}", highlight=False, soft_wrap=True)
+
+
+def parse_shares(boards: int, shares: Sequence[str]) -> list[float]:
+    """Return the share of each board; none for one board.
+
+    Raises:
+        ParameterError: the shares are not positive numbers, or not as many as boards.
+    """
+    try:
+        found = [float(share) for share in shares] or [1.0] * boards
+    except ValueError:
+        found = []
+    if (boards > 1 and len(found) != boards) or not found or min(found) <= 0.0:
+        raise ParameterError("--shares must be a positive number for each board", got=",".join(shares))
+    return found if len(found) > 1 else []
+
+
+def plan(
+    console: Console, model: str, *, budget_mb: int, context_tokens: int, threads: int, fresh: bool
+) -> dict[str, Any]:
+    """Return the figures of a range of budgets.
+
+    Raises:
+        EdgeNodesError: the model cannot be used, or `budget_mb` is too small.
+    """
+    from edge_nodes.language.block_profile import profile
+    from edge_nodes.language.blocks import BlockDirectory
+    from edge_nodes.language.engine import make_model
+    from edge_nodes.language.streaming import block_directory, blocks_budget, context_limit
+
+    with console.status(f"measuring {model}") as status:
+        directory = BlockDirectory(block_directory(model, status.update))
+        context = int(min(context_tokens, context_limit(directory.metadata)))
+        native = make_model(directory.sizes, context, slots=1, kv_cache="f16", threads=threads, kernel="auto")
+        measured = profile(native, directory, status.update, fresh=fresh)
+    fixed = int(native.cache_bytes) + int(native.work_bytes)
+    budgets = grid(measured)
+    if budget_mb:
+        budgets = sorted({*budgets, blocks_budget(native, measured.sizes, budget_mb)})
+    rows = [row(plan_blocks(measured, budget), fixed) for budget in budgets]
+    config = {"model": directory.name, "context_tokens": context, "threads": int(native.threads)}
+    rates = {m: round(rate / 1e6, 1) for m, rate in measured.bytes_per_s.items()}
+    results = {"budgets": rows, "read_mb_s": rates, "compute_ms": round(1e3 * sum(measured.use_s), 3)}
+    return figures.result("plan", config, {**results, "asked_mb": budget_mb}, [])
+
+
+def grid(profile: Profile) -> list[int]:
+    """Return budgets of blocks in bytes: the smallest, some shares, all."""
+    least, total = smallest_budget(profile.sizes), sum(map(whole_pages, profile.sizes))
+    return sorted({least, total, *(int(share * total) for share in SHARES if share * total > least)})
+
+
+def row(found: Plan, fixed_bytes: int) -> dict[str, Any]:
+    """Return what is said of a plan; `fixed_bytes` is the memory beside the blocks."""
+    return {
+        "budget_mb": -(-(found.budget_bytes + fixed_bytes) >> 20),
+        "blocks_mb": round(found.budget_bytes / 2**20, 1),
+        "pinned": len(found.pinned),
+        "readers": found.readers,
+        "token_ms": round(1e3 * found.run.pass_s, 2),
+        "stall_ms": round(1e3 * found.run.stall_s, 2),
+        "peak_mb": round((found.run.peak_bytes + fixed_bytes) / 2**20, 1),
+    }
+
+
+def show_plan(console: Console, result: dict[str, Any]) -> None:
+    """Print the table."""
+    found = result["results"]
+    columns = ("budget_mb", "blocks_mb", "pinned", "readers", "token_ms", "stall_ms", "peak_mb")
+    title = f"{result['config']['model']}: predicted per token, by memory budget (MiB)"
+    figures.show_table(console, title, columns, ([r[c] for c in columns] for r in found["budgets"]))
+    reading = ", ".join(f"{m}: {rate:g}" for m, rate in found["read_mb_s"].items())
+    console.print(f"computing {found['compute_ms']} ms; reading MB/s by readers: {reading}", highlight=False)

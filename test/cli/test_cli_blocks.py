@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes models convert` and `plan`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from small_gguf import write_gguf
+
+from edge_nodes import models
+from edge_nodes.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
+    monkeypatch.setenv("EDGE_NODES_MODELS", str(tmp_path / "cache"))
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    return end.value.code
+
+
+def test_models_convert_and_check(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(models, "SHIPPED", tmp_path / "none")
+    source, out = write_gguf(tmp_path / "small.gguf"), tmp_path / "cache" / "small"
+    assert run("models", "convert", str(source), str(out)) == 0
+    assert run("models", "check", "small") == 0
+    block = out / "blk.0.attn.safetensors"
+    block.write_bytes(block.read_bytes()[:-1] + b"\xff")
+    assert run("models", "check", "small") == 1
+    shards = tmp_path / "shards"
+    assert run("models", "convert", str(source), str(shards), "--shards", "2", "--shares", "1,1") == 0
+    assert (shards / "rank-1" / "manifest.json").is_file()
+    capsys.readouterr()
+    assert run("models", "convert", str(source), str(shards / "x"), "--shards", "2", "--shares", "1") == 1
+    assert "--shares must be a positive number for each board" in capsys.readouterr().err
+
+
+def test_models_plan(tmp_path):
+    source, figures = write_gguf(tmp_path / "small.gguf"), tmp_path / "plan.json"
+    command = ("models", "plan", str(source), "--context-tokens", "64", "--budget-mb", "60", "--json", str(figures))
+    assert run(*command) == 0
+    rows = json.loads(figures.read_text())["results"]["budgets"]
+    assert [r["budget_mb"] for r in rows] == sorted(r["budget_mb"] for r in rows)
+    assert all(r["peak_mb"] <= r["budget_mb"] for r in rows)
+    assert rows[-1]["stall_ms"] == 0.0
