@@ -113,6 +113,7 @@ LANGUAGE = _event(
     tokens_per_s=_NUMBER,
     model=_STRING,
     kernel=_STRING,
+    model_memory_mb={"type": "number", "description": "weights and cache, in MB of 2^20 bytes"},
 )
 
 SCHEMAS = {"scene/event": SCENE, "speech/event": SPEECH, "language/event": LANGUAGE}

@@ -57,6 +57,7 @@ TOPICS: Mapping[str, Topic] = {
     "speech/text": Topic("std_msgs/String", "the final words of an utterance; empty if it held none"),
     "speech/event": Topic("std_msgs/String", "speech start, partial and final as JSON (docs/events.md)"),
     "language/prompt": Topic("std_msgs/String", "a question in writing"),
+    "language/narrate": Topic("std_msgs/Empty", "asks for the scene in words, once"),
     "language/token": Topic("std_msgs/String", "the answer, piece by piece, as it is generated", 200),
     "language/reply": Topic("std_msgs/String", "the whole answer"),
     "language/event": Topic("std_msgs/String", "how the answer came about as JSON (docs/events.md)"),
@@ -74,6 +75,7 @@ class Node:
         config: "module:Class" of its configuration dataclass.
         pipeline: "module:Class" of its pipeline, empty for nodes with a class of their own.
         inputs, outputs: relative topic names.
+        services: {relative name of a std_srvs/Trigger service: what it does}; see `Pipeline.call`.
         managed: whether the lifecycle manager drives it.
     """
 
@@ -84,6 +86,7 @@ class Node:
     pipeline: str = ""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    services: Mapping[str, str] = field(default_factory=dict)
     managed: bool = True
 
     def config_type(self) -> type:
@@ -177,8 +180,12 @@ NODES: Mapping[str, Node] = {
             "language",
             "edge_nodes.language.config:LanguageConfig",
             "edge_nodes.pipelines.language:LanguagePipeline",
-            ("scene/event", "speech/event", "language/prompt"),
+            ("scene/event", "speech/event", "language/prompt", "language/narrate"),
             ("language/token", "language/reply", "language/event"),
+            {
+                "language/cancel": "Stops the running answer and those that wait.",
+                "language/reset": "Does that, and forgets the scene and the kept part of the prompt.",
+            },
         ),
         Node(
             "dashboard_node",

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from edge_nodes.errors import EdgeNodesError
+
 ConfigT = TypeVar("ConfigT")
 Progress = Callable[[str], None]
 
@@ -86,6 +88,20 @@ class Pipeline(ABC, Generic[ConfigT]):
 
     def interrupt(self) -> None:
         """Ask a running `process` to stop early. Called from another thread."""
+
+    def call(self, service: str) -> str:
+        """Do what a service of the node asks; called from another thread than `process`, must return at once.
+
+        Args:
+            service: relative name of the service, as in `graph.py`.
+
+        Returns:
+            what was done, in a few words.
+
+        Raises:
+            EdgeNodesError: it cannot be done.
+        """
+        raise EdgeNodesError("no such service", got=service)
 
     def status(self) -> Mapping[str, str | int | float]:
         """Return what /diagnostics shows beside the common figures (model, device, method counters)."""

@@ -51,6 +51,8 @@ def nodes_page() -> str:
             lines += ["Subscribes: " + ", ".join(f"`{t}`" for t in node.inputs) + ".", ""]
         if node.outputs:
             lines += ["Publishes: " + ", ".join(f"`{t}`" for t in node.outputs) + ".", ""]
+        for name, doc in node.services.items():
+            lines += [f"Service `{name}` (std_srvs/Trigger): {doc[0].lower()}{doc[1:]}", ""]
         lines += ["| parameter | default | range | changes | what it is |", "|---|---|---|---|---|"]
         for spec in node.specs():
             when = "configure" if spec.fixed else "at run time"

@@ -150,6 +150,9 @@ class LanguageConfig:
     max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
     sampling: SamplingConfig = group(SamplingConfig)
     prompt: PromptConfig = group(PromptConfig)
+    reply_grammar: str = parameter(
+        "", "Path of a JSON schema (.json) or a grammar in Lark's notation (.lark) that every answer follows."
+    )
     narrate: str = parameter("off", "Whether the model speaks up without being asked.", choices=("off", "alarms"))
     narrate_interval_s: float = parameter(
         5.0, "Shortest time between two narrations.", unit="s", minimum=0.0, maximum=3600.0

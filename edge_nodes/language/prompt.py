@@ -49,9 +49,11 @@ class PromptComposer:
         found = facts(scene, topic) if scene and topic.about_scene else []
         return self._render(question, scene, found, topic=topic)
 
-    def narrate(self, scene: Scene) -> Messages:
-        """Return the conversation whose next turn tells of the scene's alarm."""
-        return self._render(NARRATION, scene, [scene.alarm], topic=Topic.of("What do you see?"))
+    def narrate(self, scene: Scene | None) -> Messages:
+        """Return the conversation whose next turn tells of the scene's alarm, or of what there is without one."""
+        topic = Topic.of("What do you see?")
+        found = [scene.alarm] if scene and scene.alarm else facts(scene, topic) if scene else []
+        return self._render(NARRATION, scene, found, topic=topic)
 
     def _render(self, question: str, scene: Scene | None, found: list[str], *, topic: Topic) -> Messages:
         values: Mapping[str, object] = {

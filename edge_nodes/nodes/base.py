@@ -31,6 +31,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.utilities import get_default_context, try_shutdown
+from std_srvs.srv import Trigger
 
 from edge_nodes import graph, parameters
 from edge_nodes.errors import EdgeNodesError, ParameterError, State
@@ -88,6 +89,7 @@ class EdgeNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._reader_subscriptions: list[Any] = []
         self._output_publishers: dict[str, Any] = {}
+        self._trigger_services: list[Any] = []
         self._changed_config: Any = None
         self._error: tuple[float, State, str] | None = None
         self._fatal: tuple[State, str] | None = None
@@ -181,6 +183,7 @@ class EdgeNode(LifecycleNode):
             return self._failed(State.MODEL_BAD, f"configuring failed: {type(error).__name__}: {error}")
         for topic in self.spec.outputs:
             self._output_publishers[topic] = self._make_publisher(topic)
+        self._trigger_services = [self._make_service(name) for name in self.spec.services]
         self._lifecycle = "inactive"
         return super().on_configure(state)
 
@@ -265,6 +268,9 @@ class EdgeNode(LifecycleNode):
         for publisher in self._output_publishers.values():
             self.destroy_lifecycle_publisher(publisher)
         self._output_publishers = {}
+        for service in self._trigger_services:
+            self.destroy_service(service)
+        self._trigger_services = []
         if self.pipeline is not None:
             self.pipeline.close()
             self.pipeline = None
@@ -301,6 +307,18 @@ class EdgeNode(LifecycleNode):
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             raw=True,  # what newest-wins drops is then never deserialized
         )
+
+    def _make_service(self, name: str) -> Any:
+        return self.create_service(Trigger, name, lambda _, response: self._call(name, response))
+
+    def _call(self, name: str, response: Any) -> Any:
+        try:
+            if self.pipeline is None:
+                raise EdgeNodesError("the node is not configured")
+            response.message, response.success = self.pipeline.call(name), True
+        except Exception as error:  # noqa: BLE001  a node never dies of a request
+            response.message, response.success = str(error), False
+        return response
 
     def _incompatible(self, topic: str, event: Any) -> None:
         name = self.resolve_topic_name(topic)

@@ -13,9 +13,10 @@ from typing import Any
 
 from edge_nodes import events
 from edge_nodes.language.config import LanguageConfig
+from edge_nodes.language.constraint import Constraint
 from edge_nodes.language.engine import Engine, Generation, load
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.prompt import Messages, PromptComposer
+from edge_nodes.language.prompt import NARRATION, Messages, PromptComposer
 from edge_nodes.language.scene import Scene
 from edge_nodes.pipeline import Output, Pipeline, Progress
 
@@ -52,15 +53,18 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
     """
 
     config_type = LanguageConfig
-    early = ("scene/event", "speech/event", "language/prompt")
+    early = ("scene/event", "speech/event", "language/prompt", "language/narrate")
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(config)
         self._engine: Engine | None = None
         self._composer = PromptComposer(config.prompt.template)
+        self._constraint = _constraint(config)
         self._stop = threading.Event()
         self._scene: tuple[Scene, float] | None = None
         self._arrivals: OrderedDict[int, float] = OrderedDict()
+        self._cancelled_s = float("-inf")
+        self._forget = False
         self._narrated_s = float("-inf")
         self._narrated_alarm = ""
         self._sequence = 0
@@ -79,6 +83,8 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             memory_budget_mb=config.memory_budget_mb,
             progress=progress,
         )
+        if self._constraint is not None:
+            self._engine.matcher(self._constraint)
         progress("reading the prompt")
         self._engine.prefill(self._engine.tokenizer.chat(self._composer.compose("Is anyone there?", None)))
         progress(f"{self._engine.name} ready on {self._engine.kernel} with {self._engine.model.threads} threads")
@@ -103,6 +109,9 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """Answer a question; see `Pipeline.process`."""
         self._stop.clear()
+        if self._forget and self._engine is not None:
+            self._forget = False
+            self._engine.reset()
         request = self._request(topic, message, received_ns)
         if request is not None and wanted:
             yield from self._answer(request, wanted)
@@ -111,10 +120,25 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         """Stop the running answer at its next token."""
         self._stop.set()
 
+    def call(self, service: str) -> str:
+        """Cancel answers or forget what was seen; see `Pipeline.call`."""
+        if service not in ("language/cancel", "language/reset"):
+            return super().call(service)
+        self._cancelled_s = time.perf_counter()
+        self.interrupt()
+        if service == "language/cancel":
+            return "answers asked for so far are cancelled"
+        self._scene, self._narrated_alarm, self._forget = None, "", True  # the engine is the worker's: later
+        return "answers asked for so far are cancelled, scene and prompt are forgotten"
+
     def update(self, config: LanguageConfig) -> None:
-        """Take changed parameters; a template is read again."""
+        """Take changed parameters; a template and a grammar are read again."""
+        composer, constraint = self._composer, self._constraint
         if config.prompt.template != self.config.prompt.template:
-            self._composer = PromptComposer(config.prompt.template)
+            composer = PromptComposer(config.prompt.template)
+        if config.reply_grammar != self.config.reply_grammar:
+            constraint = _constraint(config)
+        self._composer, self._constraint = composer, constraint
         super().update(config)
 
     def status(self) -> Mapping[str, str | int | float]:
@@ -122,9 +146,12 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         engine = self._engine
         if engine is None:
             return {}
-        memory = (engine.model.weight_bytes + engine.model.cache_bytes) / 2**20
-        about = {"model": engine.name, "kernel": engine.kernel, "threads": int(engine.model.threads)}
-        return {**about, "model_memory_mb": round(memory, 1), **self._counts, **self._last}
+        about: dict[str, str | int | float] = {
+            "model": engine.name,
+            "kernel": engine.kernel,
+            "threads": int(engine.model.threads),
+        }
+        return {**about, "model_memory_mb": _memory_mb(engine), **self._counts, **self._last}
 
     def close(self) -> None:
         """Free the model."""
@@ -164,12 +191,16 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             if event["kind"] != "final" or not event["text"].strip():
                 return None
             return Request("speech", event["text"], event["stamp_ns"], received_ns, arrived_s, event["end_ns"])
+        if topic == "language/narrate":
+            seen = self._current_scene(now_s)
+            about = (seen.alarm or seen.text) if seen else ""
+            return Request("narration", about or NARRATION, received_ns, received_ns, arrived_s)
         if not message.data.strip():
             raise LanguageError("an empty question", got=repr(message.data), expected="some words")
         return Request("prompt", message.data, received_ns, received_ns, arrived_s)
 
     def _compose(self, request: Request, scene: Scene | None) -> Messages:
-        if request.source == "narration" and scene is not None:
+        if request.source == "narration":
             return self._composer.narrate(scene)
         return self._composer.compose(request.text, scene)
 
@@ -184,7 +215,8 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             self.config.sampling,
             max_new_tokens=self.config.max_new_tokens,
             stop=("\n",),
-            interrupted=self._stop.is_set,
+            constraint=self._constraint,
+            interrupted=lambda: self._stop.is_set() or request.arrived_s <= self._cancelled_s,
         )
         first_s = None
         for token in run:
@@ -225,7 +257,16 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             "tokens_per_s": round(run.tokens_per_s, 2),
             "model": self._engine.name,
             "kernel": self._engine.kernel,
+            "model_memory_mb": _memory_mb(self._engine),
         }
+
+
+def _constraint(config: LanguageConfig) -> Constraint | None:
+    return Constraint.file(config.reply_grammar) if config.reply_grammar else None
+
+
+def _memory_mb(engine: Engine) -> float:
+    return float(round((engine.model.weight_bytes + engine.model.cache_bytes) / 2**20, 1))
 
 
 def _speech_event(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from edge_nodes import parameters
-from edge_nodes.errors import ModelError, State
+from edge_nodes.errors import EdgeNodesError, ModelError, State
 from edge_nodes.events import LANGUAGE
 from edge_nodes.language.config import LanguageConfig
 from edge_nodes.language.errors import LanguageError
@@ -143,6 +143,72 @@ def test_alarms_are_narrated_once_and_not_too_often(pipeline):
     pipeline.update(parameters.replace(pipeline.config, {"narrate": "alarms", "narrate_interval_s": 3600.0}))
     assert ask(pipeline, "scene/event", scene(5)) is None
     assert ask(pipeline, "scene/event", scene(6, alarm)) is None
+
+
+def test_narrates_on_request(pipeline):
+    for seen, expected in ((None, "What must I know now?"), (scene(3), "A person.")):
+        if seen:
+            pipeline.arrived("scene/event", seen)
+        event = ask(pipeline, "language/narrate", SimpleNamespace())["events"][0]
+        jsonschema.validate(event, LANGUAGE)
+        assert (event["kind"], event["request"]) == ("narration", {"source": "narration", "text": expected})
+    assert event["scene_sequence"] == 3
+    assert event["model_memory_mb"] == pipeline.status()["model_memory_mb"] > 0
+
+
+def test_cancel_stops_the_running_answer_and_those_that_wait(pipeline):
+    run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
+    next(run)
+    waiting = message("And where?")
+    assert not pipeline.arrived("language/prompt", waiting)
+    assert "cancelled" in pipeline.call("language/cancel")
+    assert json.loads(list(run)[-1].fields["data"])["kind"] == "cancelled"
+    event = json.loads(
+        list(pipeline.process("language/prompt", waiting, received_ns=0, wanted=OUTPUTS))[-1].fields["data"]
+    )
+    jsonschema.validate(event, LANGUAGE)
+    assert (event["kind"], event["tokens"]["generated"]) == ("cancelled", 0)
+    assert ask(pipeline, "language/prompt", message("And now?"))["events"][0]["kind"] == "reply"
+
+
+def test_reset_forgets_scene_and_prompt(pipeline):
+    pipeline.arrived("scene/event", scene(5))
+    assert "forgotten" in pipeline.call("language/reset")
+    event = ask(pipeline, "language/prompt", message("What do you see?"))["events"][0]
+    assert event["scene_sequence"] is None
+    assert event["tokens"]["cached"] == 0
+    assert ask(pipeline, "language/prompt", message("What do you see?"))["events"][0]["tokens"]["cached"] > 0
+    with pytest.raises(EdgeNodesError, match="no such service"):
+        pipeline.call("language/dance")
+
+
+def test_what_did_not_change_is_not_computed_again(pipeline):
+    def tokens(question):
+        return ask(pipeline, "language/prompt", message(question))["events"][0]["tokens"]
+
+    pipeline.arrived("scene/event", scene(1))
+    tokens("What do you see?")
+    again = tokens("What do you see?")
+    assert again["cached"] == again["prompt"] - 1
+    other = tokens("Is there a wall?")
+    assert other["cached"] > 0.8 * other["prompt"]
+    pipeline.arrived("scene/event", scene(2, distance=9.1))
+    moved = tokens("Is there a wall?")
+    assert moved["cached"] == moved["prompt"] - 1  # what the question is not about may change
+
+
+def test_answers_follow_a_grammar(pipeline, tmp_path):
+    schema = {"type": "object", "properties": {"stop": {"type": "boolean"}}, "required": ["stop"]}
+    (tmp_path / "reply.json").write_text(json.dumps({**schema, "additionalProperties": False}))
+    pipeline.update(
+        parameters.replace(pipeline.config, {"reply_grammar": str(tmp_path / "reply.json"), "max_new_tokens": 40})
+    )
+    out = ask(pipeline, "language/prompt", message("Must I stop?"))
+    assert json.loads(out["replies"][0]) in ({"stop": True}, {"stop": False})
+    before = pipeline.config
+    with pytest.raises(LanguageError, match="grammar"):
+        pipeline.update(parameters.replace(before, {"reply_grammar": "/nowhere.json"}))
+    assert pipeline.config == before
 
 
 def test_only_what_is_wanted(pipeline):

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from rclpy.parameter import Parameter
 from small_gguf import write_gguf
-from std_msgs.msg import String
+from std_msgs.msg import Empty, String
+from std_srvs.srv import Trigger
 
 from edge_nodes import events, graph
 from edge_nodes.nodes.base import EdgeNode
@@ -104,6 +105,35 @@ def test_speech_interrupts_the_answer(world, language):
     event = json.loads(language.out["language/event"][0].data)
     assert (event["kind"], event["finish_reason"]) == ("cancelled", "cancelled")
     assert event["tokens"]["generated"] < 1500
+
+
+def test_cancel_and_reset_services(world, language):
+    language.set_parameters([Parameter("max_new_tokens", value=1500)])
+    for name in ("language/cancel", "language/reset"):
+        language.out["language/token"].clear()
+        language.out["language/event"].clear()
+        send(language, "language/prompt", "Tell me a long story")
+        world.wait(lambda: language.out["language/token"], what="the first token")
+        answer = world.call(Trigger, name, Trigger.Request())
+        assert answer.success
+        assert "cancelled" in answer.message
+        world.wait(lambda: language.out["language/event"], what="the event")
+        assert json.loads(language.out["language/event"][0].data)["kind"] == "cancelled"
+    assert world.change("language_node", "deactivate")
+    assert world.change("language_node", "cleanup")
+    assert not world.tester.create_client(Trigger, "language/cancel").service_is_ready()
+
+
+def test_narrates_on_request(world, language):
+    send(language, "scene/event", scene_event())
+    world.wait(lambda: language.pipeline._scene, what="the scene")
+    asking = world.tester.create_publisher(Empty, "language/narrate", 10)
+    world.wait(lambda: asking.get_subscription_count() > 0, what="a subscriber")
+    asking.publish(Empty())
+    world.wait(lambda: language.out["language/event"], what="the event")
+    event = json.loads(language.out["language/event"][0].data)
+    jsonschema.validate(event, events.LANGUAGE)
+    assert event["kind"] == "narration"
 
 
 @pytest.mark.parametrize(
