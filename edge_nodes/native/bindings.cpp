@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 
 #include "bindings.h"
@@ -152,16 +152,21 @@ Array<float> multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Arr
   return out;
 }
 
-using Clock = std::chrono::steady_clock;
+// A single thread is timed by the processor time it got, so that other programs on the machine count for less.
+double seconds_now(int threads) {
+  timespec now{};
+  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
 
 // Least seconds of `repeats` runs of `work`.
 template <typename Work>
-double least_seconds(int repeats, Work&& work) {
+double least_seconds(int threads, int repeats, Work&& work) {
   double best = 1e300;
   for (int i = 0; i < repeats; ++i) {
-    const auto start = Clock::now();
+    const double start = seconds_now(threads);
     work();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+    best = std::min(best, seconds_now(threads) - start);
   }
   return best;
 }
@@ -193,7 +198,7 @@ double time_products(const std::vector<const Matrix*>& matrices, int n, const st
       x.total[t] += q[i];
     }
   }
-  return least_seconds(repeats, [&] {
+  return least_seconds(threads, repeats, [&] {
     for (const Matrix* w : matrices) {
       const Product product{w, y.data()};
       work.multiply(pool, k, &product, 1, x, n, false);
@@ -207,7 +212,7 @@ double product_peak(const std::string& kernel, int threads, int repeats) {
   const double macs = double(k.product_peak(1)) * kSteps * threads;
   py::gil_scoped_release release;
   Pool pool(threads);
-  return macs / least_seconds(repeats, [&] { pool.run(threads, [&](int, int) { k.product_peak(kSteps); }); });
+  return macs / least_seconds(threads, repeats, [&] { pool.run(threads, [&](int, int) { k.product_peak(kSteps); }); });
 }
 
 // Rows of 64 bytes a second, drawn at random from as many as the tables of a product have.
@@ -215,17 +220,18 @@ double table_rows(const std::string& kernel, int threads, int repeats) {
   const Kernels& k = select_kernels(kernel);
   constexpr int kCount = 4096, kRounds = 1000;
   Buffer<int16_t> table(size_t(kTableRows) * kTableTokens);
-  Buffer<uint32_t> offsets(kCount);
+  Buffer<uint64_t> offsets(kCount / 4);
   table.resize_zero(table.size());
+  offsets.resize_zero(offsets.size());
   uint32_t random = 1;
   for (int i = 0; i < kCount; ++i) {
     random = random * 1664525u + 1013904223u;
-    offsets[size_t(i)] = uint32_t(uint64_t(random) * kTableRows >> 32) * 64;
+    offsets[size_t(i / 4)] |= (uint64_t(random) * kTableRows >> 32) * 64 << 16 * (i % 4);
   }
   py::gil_scoped_release release;
   Pool pool(threads);
   std::atomic<int> sink{0};
-  const double seconds = least_seconds(repeats, [&] {
+  const double seconds = least_seconds(threads, repeats, [&] {
     pool.run(threads, [&](int, int) {
       for (int i = 0; i < kRounds; ++i) sink += k.table_rows(table.data(), offsets.data(), kCount);
     });
@@ -244,10 +250,28 @@ double memory_bandwidth(const std::string& kernel, int threads, int repeats, siz
   Buffer<uint8_t> data(kChunk * chunks);
   std::memset(data.data(), 1, data.bytes());
   std::atomic<uint64_t> sink{0};
-  const double seconds = least_seconds(repeats, [&] {
+  const double seconds = least_seconds(threads, repeats, [&] {
     pool.run(chunks, [&](int i, int) { sink += k.read(data.data() + kChunk * i, kChunk); });
   });
   return double(kChunk) * chunks / seconds;
+}
+
+// Least seconds of reading the packed codes of all matrices.
+double time_reading(const std::vector<const Matrix*>& matrices, const std::string& kernel, int threads, int repeats) {
+  const Kernels& k = select_kernels(kernel);
+  if (matrices.empty() || threads < 1 || repeats < 1) throw std::invalid_argument("nothing to read");
+  py::gil_scoped_release release;
+  Pool pool(threads);
+  std::atomic<uint64_t> sink{0};
+  return least_seconds(threads, repeats, [&] {
+    for (const Matrix* w : matrices) {
+      const int chunk = std::max(1, w->tiles / (8 * threads));
+      pool.run((w->tiles + chunk - 1) / chunk, [&](int i, int) {
+        const int begin = i * chunk, end = std::min(w->tiles, begin + chunk);
+        sink += k.read(w->tile_codes(begin), size_t(w->tile_codes(end) - w->tile_codes(begin)));
+      });
+    }
+  });
 }
 
 py::tuple quantise_tokens(const Array<float>& x, const std::string& kernel) {
@@ -394,6 +418,9 @@ PYBIND11_MODULE(_kernels, m) {
         "Random rows of a look-up table, 32 int16 each, that are added up a second.");
   m.def("memory_bandwidth", &memory_bandwidth, py::arg("kernel") = "auto", py::arg("threads") = 1,
         py::arg("repeats") = 3, py::arg("size") = size_t(1) << 28, "Bytes read a second.");
+
+  m.def("time_reading", &time_reading, py::arg("matrices"), py::arg("kernel") = "auto", py::arg("threads") = 1,
+        py::arg("repeats") = 1, "Least seconds for reading the packed codes of all matrices, one after the other.");
 
   py::class_<Matrix>(m, "Matrix", "Weights of one GGUF matrix in the kernels' layout.")
       .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols, float scale) {

@@ -262,14 +262,33 @@ void block_activations(const TokenActivations& x, int begin, int end) {
   }
 }
 
+namespace {
+
+// Exchanges the bits of `a` above `shift` with those of `b` below it, in fields of twice as many bits.
+void exchange(uint64_t& a, uint64_t& b, int shift, uint64_t mask) {
+  const uint64_t difference = ((a >> shift) ^ b) & mask;
+  a ^= difference << shift;
+  b ^= difference;
+}
+
+// Transposes 8 x 8 bytes, little end first.
+void transpose_bytes(uint64_t (&rows)[8]) {
+  for (int i = 0; i < 4; ++i) exchange(rows[i], rows[i + 4], 32, 0x00000000ffffffffu);
+  for (int i : {0, 1, 4, 5}) exchange(rows[i], rows[i + 2], 16, 0x0000ffff0000ffffu);
+  for (int i = 0; i < 8; i += 2) exchange(rows[i], rows[i + 1], 8, 0x00ff00ff00ff00ffu);
+}
+
+}  // namespace
+
 void column_activations(const TokenActivations& x, int begin, int end) {
-  const int cols = x.cols();
+  const int cols = x.cols(), tokens = end - begin;
   int8_t* out = x.columns + size_t(begin) * cols;
-  if (end - begin < kTableTokens) std::memset(out, 0, size_t(cols) * kTableTokens);
-  for (int first = 0; first < cols; first += 64)  // a line of each token at a time
-    for (int t = 0; t < end - begin; ++t) {
-      const int8_t* q = x.q + size_t(begin + t) * cols;
-      for (int k = first; k < std::min(cols, first + 64); ++k) out[size_t(k) * kTableTokens + t] = q[k];
+  for (int k = 0; k < cols; k += 8)
+    for (int t = 0; t < kTableTokens; t += 8) {
+      uint64_t block[8] = {};
+      for (int i = 0; i < std::min(8, tokens - t); ++i) std::memcpy(block + i, x.q + size_t(begin + t + i) * cols + k, 8);
+      transpose_bytes(block);
+      for (int i = 0; i < 8; ++i) std::memcpy(out + size_t(k + i) * kTableTokens + t, block + i, 8);
     }
 }
 

@@ -176,17 +176,18 @@ struct Kernels {
 
   // What bounds these products, for measurements only.
   long (*product_peak)(long steps);  // products of int8 with int8 on registers only; how many were made (0: unknown)
-  int (*table_rows)(const int16_t* table, const uint32_t* offsets, int count);  // adds up 64-byte rows
+  int (*table_rows)(const int16_t* table, const uint64_t* offsets, int count);  // adds up rows, 4 offsets of 16 bits each
   uint64_t (*read)(const uint8_t* data, size_t bytes);                          // reads a multiple of 1024 bytes
 };
 
 constexpr int kTableRows = 81 * 6;       // 6 tables of 3^4 patterns stay in the first-level cache
 constexpr int kLutLines = 15;            // lines of 16 columns summed in int16: 240 * 128 < 2^15
+constexpr int kLutPadding = 8;           // rows between the offsets of lines, which would share a set of the cache
 constexpr int kLutTiles = 64;            // most tiles of rows that share a set of tables
 constexpr int kLutGroups = 4;            // sets of 32 tokens for which the weights are unpacked once
 inline size_t lut_scratch() {
   const size_t rows = size_t(kLutTiles) * kTile;
-  return size_t(kTableRows) * 64 + rows * (kLutLines * 8 + 64 + size_t(kLutGroups) * 256);
+  return size_t(kTableRows) * 64 + (rows + kLutPadding) * kLutLines * 8 + rows * (64 + size_t(kLutGroups) * 256);
 }
 
 // Tokens of each of the blocks that n tokens are cut into: as equal as they come.

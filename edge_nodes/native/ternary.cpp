@@ -54,7 +54,8 @@ void TernaryWork::multiply(Pool& pool, const Kernels& kernels, const Product* pr
   int tiles = 0;
   for (int i = 0; i < count; ++i) tiles += products[i].matrix->tiles;
   // Rows of one chunk share the tables, which wants large chunks; otherwise small ones even out unequal threads.
-  const int chunk = tables ? std::min(kLutTiles, (tiles + pool.threads() - 1) / pool.threads())
+  const int parts = round_up((tiles + kLutTiles - 1) / kLutTiles, pool.threads());
+  const int chunk = tables ? (tiles + parts - 1) / parts
                            : std::min(64, std::max(1, tiles / (8 * pool.threads())));
   const auto run = tables ? kernels.ternary_lut : kernels.ternary_dot;
   pool.run((tiles + chunk - 1) / chunk, [&](int index, int thread) {

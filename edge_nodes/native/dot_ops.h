@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of low-bit weights with int8 activations, written once for registers of kFloats rows. Each kernels_*.cpp
+// includes this after float_ops.h, inside its own namespace and target. The includer also defines
+//   Product<Bits>: Acc, sums of one register of rows; dot(acc, codes, quad) adds 4 columns of each row; start(offset)
+//     and widen(acc, offset) begin with and end in int32 sums to which `offset` has been added once; kColumns, the
+//     most columns before sums must be widened; kSigned, whether 8-bit codes are taken as code - 128;
+//   load_half(p), fused(a, b, c) = a * b + c rounded once;
+//   kAccumulators, the registers that sums may take.
+
+constexpr int kRegisters = kTile / kFloats;  // of a tile's rows
+constexpr int kPerLine = kLanes / kFloats;   // of a line of 64 bytes
+constexpr int kAhead = 8192;                // bytes that are asked for before they are needed
+constexpr int kCodeBytes = 256 * 1024;       // of codes that are multiplied with all tokens in turn
+
+typedef int32_t IntVecAny __attribute__((vector_size(4 * kFloats), may_alias));
+EDGE_INLINE IntVec load_int(const void* p) { return *static_cast<const IntVecAny*>(p); }
+
+EDGE_INLINE IntVec four_columns(const int8_t* q) {
+  int32_t bits;
+  std::memcpy(&bits, q, sizeof bits);
+  return bits - IntVec{};
+}
+
+// Codes of register r of a tile's rows, columns 4s .. 4s + 3 of a group, one byte each.
+template <int Bits>
+EDGE_INLINE IntVec codes_of(const uint8_t* group, int r, int s) {
+  const uint8_t* half = group + r / kPerLine * (Bits * 64) + r % kPerLine * (4 * kFloats);
+  if (Bits == 2) return load_int(half + s / 4 * 64) >> (s % 4 * 2) & 0x03030303;
+  if (Bits == 4) return load_int(half + s % 4 * 64) >> (s / 4 * 4) & 0x0f0f0f0f;
+  return load_int(half + s * 64);
+}
+
+// Lines that registers [first, first + R) will need soon.
+template <int Bits, int R>
+EDGE_INLINE void prefetch_group(const uint8_t* group, int first) {
+  constexpr int kLines = R < kPerLine ? Bits : Bits * R / kPerLine;
+  const uint8_t* p = group + first / kPerLine * (Bits * 64) + kAhead;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * 64);
+}
+
+// --- weights with a scale for each 32 columns ---
+
+struct GroupedTile {
+  const uint8_t* codes;
+  const uint16_t *scales, *mins;
+  int zero;
+};
+
+// R registers of rows times T tokens over all groups.
+template <int Bits, bool Min, int T, int R>
+static void grouped_block(const GroupedTile& w, int first, const Activations& x, int t0, float* y, int y_stride,
+                          bool add) {
+  using P = Product<Bits>;
+  const uint8_t* codes = w.codes;
+  Vec f[R][T];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * T; ++i) f[i / T][i % T] = Vec{};
+  for (int g = 0; g < x.groups; ++g, codes += Bits * 128) {
+    typename P::Acc acc[R][T];
+    if (T <= 4) prefetch_group<Bits, R>(codes, first);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[r][t] = P::start(-w.zero * x.sum[size_t(t0 + t) * x.groups + g]);
+#pragma GCC unroll 8
+    for (int s = 0; s < 8; ++s) {
+      IntVec line[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) line[r] = codes_of<Bits>(codes, first + r, s);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const IntVec quad = four_columns(x.q + (size_t(t0 + t) * x.groups + g) * kGroup + s * 4);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) acc[r][t] = P::dot(acc[r][t], line[r], quad);
+      }
+    }
+    const int at = g * kTile + first * kFloats;
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const size_t i = size_t(t0 + t) * x.groups + g;
+      const int offset = -w.zero * x.sum[i];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec sums = __builtin_convertvector(P::widen(acc[r][t], offset), Vec);
+        f[r][t] = fused(sums, load_half(w.scales + at + r * kFloats) * x.scale[i], f[r][t]);
+        if (Min) f[r][t] = fused(load_half(w.mins + at + r * kFloats), splat(x.scaled_sum[i]), f[r][t]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      float* out = y + size_t(t0 + t) * y_stride + (first + r) * kFloats;
+      store(out, add ? load(out) + f[r][t] : f[r][t]);
+    }
+}
+
+// Registers of rows for a block of some tokens: all of a tile for one token, so that the weights are one stream.
+constexpr int block_rows(int tokens, int sums) {
+  int rows = kRegisters;
+  while (rows > kLeastRows && rows * tokens * sums > kAccumulators) rows /= 2;
+  return rows;
+}
+constexpr int kGroupedTokens = kAccumulators / (2 * kLeastRows);  // int32 and float sums
+constexpr int kTernaryTokens = kAccumulators / kTernaryRows;
+
+template <int Bits, bool Min, int T>
+static void grouped_rows(const GroupedTile& w, const Activations& x, int t, float* y, int y_stride, bool add) {
+  constexpr int kRows = block_rows(T, 2);
+  for (int r = 0; r < kRegisters; r += kRows) grouped_block<Bits, Min, T, kRows>(w, r, x, t, y, y_stride, add);
+}
+
+template <int Bits, bool Min, int... T>
+static void grouped_tile(const GroupedTile& w, const Activations& x, int n, float* y, int y_stride, bool add,
+                         std::integer_sequence<int, T...>) {
+  static constexpr decltype(&grouped_rows<Bits, Min, 1>) run[] = {grouped_rows<Bits, Min, T + 1>...};
+  const int tokens = block_tokens(n, kGroupedTokens);
+  for (int t = 0; t < n; t += tokens) run[std::min(tokens, n - t) - 1](w, x, t, y, y_stride, add);
+}
+
+static void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride,
+                     bool add, uint8_t*) {
+  constexpr std::make_integer_sequence<int, kGroupedTokens> kTokens{};
+  for (int tile = begin; tile < end; ++tile) {
+    const size_t at = size_t(tile) * w.groups * kTile;
+    const GroupedTile t{w.tile_codes(tile), w.scales.data() + at, w.has_min ? w.mins.data() + at : nullptr, w.zero};
+    float* out = y + tile * kTile;
+    if (w.bits == 8)
+      grouped_tile<8, false>(t, x, n, out, y_stride, add, kTokens);
+    else if (w.has_min)
+      grouped_tile<4, true>(t, x, n, out, y_stride, add, kTokens);
+    else
+      grouped_tile<4, false>(t, x, n, out, y_stride, add, kTokens);
+  }
+}
+
+// --- ternary weights ---
+
+// Adds the sums of one register of rows over columns that share a scale, and finishes the product after the last ones.
+EDGE_INLINE void add_sums(const Matrix& w, const TokenActivations& x, IntVec sum, int row, int t, int block,
+                          Vec& total) {
+  sum -= x.sum[size_t(t) * x.blocks + block];
+  const uint16_t* scales = w.scales.data() + (size_t(row / kTile) * x.blocks + block) * kTile + row % kTile;
+  total = fused(__builtin_convertvector(sum, Vec), load_half(scales), total);
+}
+
+// R registers of rows, from register `first` of a tile, times T tokens, straight from the packed codes.
+template <bool Uniform, int T, int R>
+static void ternary_block(const Matrix& w, int tile, int first, const TokenActivations& x, int t0, float* y,
+                          int y_stride, bool add) {
+  using P = Product<2>;
+  constexpr int kChains = T * R * 4 <= kAccumulators ? 4 : T * R * 2 <= kAccumulators ? 2 : 1;  // of dependent sums
+  constexpr int kStep = kTernaryBlock / kGroup;
+  constexpr bool kWhole = Uniform && !P::kNarrow;
+  const uint8_t* codes = w.tile_codes(tile);
+  const int8_t* q = (T == 1 ? x.q : x.blocked) + size_t(t0) * x.cols();
+  IntVec totals[R][T];
+  Vec floats[R][T];
+#pragma GCC unroll 32
+  for (int i = 0; i < R * T; ++i) {
+    totals[i / T][i % T] = IntVec{} - x.total[t0 + i % T];
+    floats[i / T][i % T] = Vec{};
+  }
+  for (int g = 0; g < w.groups;) {
+    typename P::Acc acc[R][T][kChains];
+#pragma GCC unroll 32
+    for (int i = 0; i < R * T * kChains; ++i) acc[i / (T * kChains)][i / kChains % T][i % kChains] = P::start(0);
+    const int begin = g, stop = kWhole ? w.groups : std::min(g + kStep, w.groups);
+    for (; g < stop; ++g, codes += 256) {
+      prefetch_group<2, R>(codes, first);
+#pragma GCC unroll 8
+      for (int s = 0; s < 8; ++s, q += 4 * T) {
+        IntVec line[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) line[r] = codes_of<2>(codes, first + r, s);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+          const IntVec quad = four_columns(q + 4 * t);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[r][t][s % kChains] = P::dot(acc[r][t][s % kChains], line[r], quad);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        IntVec sum = P::widen(acc[r][t][0], 0);
+#pragma GCC unroll 4
+        for (int c = 1; c < kChains; ++c) sum += P::widen(acc[r][t][c], 0);
+        if (Uniform)
+          totals[r][t] += sum;
+        else
+          add_sums(w, x, sum, tile * kTile + (first + r) * kFloats, t0 + t, begin / kStep, floats[r][t]);
+      }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      float* out = y + size_t(t0 + t) * y_stride + tile * kTile + (first + r) * kFloats;
+      const Vec sum = Uniform ? __builtin_convertvector(totals[r][t], Vec) * w.scale : floats[r][t];
+      store(out, fused(sum, splat(x.scale[t0 + t]), add ? load(out) : Vec{}));
+    }
+}
+
+template <bool Uniform, int T>
+static void ternary_rows(const Matrix& w, int tile, const TokenActivations& x, int t, float* y, int y_stride,
+                         bool add) {
+  constexpr int kRows = T == 1 ? kRegisters < 4 ? kRegisters : 4 : kTernaryRows;  // one token: one stream of weights
+  for (int r = 0; r < kRegisters; r += kRows) ternary_block<Uniform, T, kRows>(w, tile, r, x, t, y, y_stride, add);
+}
+
+template <bool Uniform, int... T>
+static void ternary_tiles(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y,
+                          int y_stride, bool add, std::integer_sequence<int, T...>) {
+  static constexpr decltype(&ternary_rows<Uniform, 1>) run[] = {ternary_rows<Uniform, T + 1>...};
+  const int tokens = block_tokens(n, kTernaryTokens);
+  for (int t = 0; t < n; t += tokens)
+    for (int tile = begin; tile < end; ++tile) run[std::min(tokens, n - t) - 1](w, tile, x, t, y, y_stride, add);
+}
+
+// Some tiles at a time, whose codes stay in the second-level cache, so that activations are read seldom.
+static void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                        bool add, uint8_t*) {
+  constexpr std::make_integer_sequence<int, kTernaryTokens> kTokens{};
+  const int step = std::max(1, kCodeBytes / (w.groups * w.group_bytes()));
+  for (int tile = begin; tile < end; tile += step) {
+    const int stop = std::min(end, tile + step);
+    if (w.scales.size())
+      ternary_tiles<false>(w, tile, stop, x, n, y, y_stride, add, kTokens);
+    else
+      ternary_tiles<true>(w, tile, stop, x, n, y, y_stride, add, kTokens);
+  }
+}
