@@ -449,7 +449,7 @@ PYBIND11_MODULE(_kernels, m) {
           "copy",
           [](const Matrix& w) {
             auto copy = std::make_unique<Matrix>(w.view());
-            copy->codes.resize(w.codes.size());
+            copy->resize_codes();
             std::copy_n(w.codes.data(), w.codes.size(), copy->codes.data());
             copy->scales.resize(w.scales.size());
             std::copy_n(w.scales.data(), w.scales.size(), copy->scales.data());

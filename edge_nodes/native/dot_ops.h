@@ -2,9 +2,9 @@
 // Products of low-bit weights with int8 activations, written once for registers of kFloats rows. Each kernels_*.cpp
 // includes this after float_ops.h, inside its own namespace and target. The includer also defines
 //   Product<Bits>: Acc, sums of one register of rows; dot(acc, codes, quad) adds 4 columns of each row; start(offset)
-//     and widen(acc, offset) begin with and end in int32 sums to which `offset` has been added once; kColumns, the
-//     most columns before sums must be widened; kSigned, whether 8-bit codes are taken as code - 128;
-//   load_half(p), fused(a, b, c) = a * b + c rounded once;
+//     and widen(acc, offset) begin and end the sums and add `offset` once, but for 8-bit codes that dot() took as
+//     signed; kNarrow, whether sums must be widened every 256 columns; kInPlace, whether codes up to 192 may be taken;
+//   load(p), fused(a, b, c) = a * b + c rounded once;
 //   kAccumulators, the registers that sums may take.
 
 constexpr int kRegisters = kTile / kFloats;  // of a tile's rows
@@ -19,6 +19,12 @@ EDGE_INLINE IntVec four_columns(const int8_t* q) {
   int32_t bits;
   std::memcpy(&bits, q, sizeof bits);
   return bits - IntVec{};
+}
+
+// Of 2-bit codes, those at place i of each byte, 4^i times too large.
+EDGE_INLINE IntVec codes_in_place(const uint8_t* group, int r, int s) {
+  const uint8_t* half = group + r / kPerLine * 128 + r % kPerLine * (4 * kFloats);
+  return load_int(half + s / 4 * 64) & 0x03030303 << (s % 4 * 2);
 }
 
 // Codes of register r of a tile's rows, columns 4s .. 4s + 3 of a group, one byte each.
@@ -83,8 +89,8 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Vec sums = __builtin_convertvector(P::widen(acc[r][t], offset), Vec);
-        f[r][t] = fused(sums, load_half(w.scales + at + r * kFloats) * x.scale[i], f[r][t]);
-        if (Min) f[r][t] = fused(load_half(w.mins + at + r * kFloats), splat(x.scaled_sum[i]), f[r][t]);
+        f[r][t] = fused(sums, load(w.scales + at + r * kFloats) * x.scale[i], f[r][t]);
+        if (Min) f[r][t] = fused(load(w.mins + at + r * kFloats), splat(x.scaled_sum[i]), f[r][t]);
       }
     }
   }
@@ -143,7 +149,7 @@ EDGE_INLINE void add_sums(const Matrix& w, const TokenActivations& x, IntVec sum
                           Vec& total) {
   sum -= x.sum[size_t(t) * x.blocks + block];
   const uint16_t* scales = w.scales.data() + (size_t(row / kTile) * x.blocks + block) * kTile + row % kTile;
-  total = fused(__builtin_convertvector(sum, Vec), load_half(scales), total);
+  total = fused(__builtin_convertvector(sum, Vec), load(scales), total);
 }
 
 // R registers of rows, from register `first` of a tile, times T tokens, straight from the packed codes.
@@ -153,6 +159,7 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
   using P = Product<2>;
   constexpr int kChains = T * R * 4 <= kAccumulators ? 4 : T * R * 2 <= kAccumulators ? 2 : 1;  // of dependent sums
   constexpr int kStep = kTernaryBlock / kGroup;
+  constexpr bool kInPlace = P::kInPlace && kChains == 4;  // each place of the byte has sums of its own
   constexpr bool kWhole = Uniform && !P::kNarrow;
   const uint8_t* codes = w.tile_codes(tile);
   const int8_t* q = (T == 1 ? x.q : x.blocked) + size_t(t0) * x.cols();
@@ -174,7 +181,8 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
       for (int s = 0; s < 8; ++s, q += 4 * T) {
         IntVec line[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) line[r] = codes_of<2>(codes, first + r, s);
+        for (int r = 0; r < R; ++r)
+          line[r] = kInPlace ? codes_in_place(codes, first + r, s) : codes_of<2>(codes, first + r, s);
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
           const IntVec quad = four_columns(q + 4 * t);
@@ -189,7 +197,7 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
       for (int r = 0; r < R; ++r) {
         IntVec sum = P::widen(acc[r][t][0], 0);
 #pragma GCC unroll 4
-        for (int c = 1; c < kChains; ++c) sum += P::widen(acc[r][t][c], 0);
+        for (int c = 1; c < kChains; ++c) sum += P::widen(acc[r][t][c], 0) >> (kInPlace ? 2 * c : 0);
         if (Uniform)
           totals[r][t] += sum;
         else
@@ -234,4 +242,25 @@ static void ternary_dot(const Matrix& w, int begin, int end, const TokenActivati
     else
       ternary_tiles<true>(w, tile, stop, x, n, y, y_stride, add, kTokens);
   }
+}
+
+// --- the bound of the above, for measurements ---
+
+static long product_peak(long steps) {
+  using P = Product<2>;
+  IntVec codes = IntVec{} + 0x01010101, quad = IntVec{} + 0x02020202;
+  P::Acc acc[kAccumulators];
+  for (P::Acc& a : acc) a = P::start(0);
+  for (long i = 0; i < steps; ++i) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kAccumulators; ++j) {
+      asm volatile("" : "+" EDGE_REGISTER(quad));  // the compiler must not see that nothing changes
+      acc[j] = P::dot(acc[j], codes, quad);
+    }
+  }
+  for (P::Acc& a : acc) {
+    IntVec sum = P::widen(a, 0);
+    asm volatile("" : "+" EDGE_REGISTER(sum));
+  }
+  return steps * kAccumulators * 4 * kFloats;
 }

@@ -7,6 +7,18 @@
 #include <cstring>
 #include <stdexcept>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+#if EDGE_X86
+#include <cpuid.h>
+#elif EDGE_ARM
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#endif
+
 namespace edge {
 
 float half_to_float(uint16_t h) {
@@ -159,6 +171,23 @@ int read_code(const uint8_t* group, int bits, int lane_row, int k) {
 
 }  // namespace
 
+// Asks for 2 MiB pages: a stream of weights crosses a page boundary, where prefetching stops, less often.
+static void prefer_huge_pages(const Buffer<uint8_t>& buffer) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = uintptr_t(buffer.data()), end = begin + buffer.bytes();
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = end / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a wish
+#else
+  (void)buffer;
+#endif
+}
+
+void Matrix::resize_codes() {
+  codes.resize(size_t(tiles) * groups * group_bytes());
+  prefer_huge_pages(codes);
+}
+
 Matrix Matrix::view() const {
   Matrix m;
   m.rows = rows, m.cols = cols, m.tiles = tiles, m.groups = groups;
@@ -180,7 +209,8 @@ void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows
   zero = source == Source::q4_0 ? 8 : source == Source::q4_1 ? 0 : 128;
   has_min = source == Source::q4_1;
   const size_t blocks = size_t(tiles) * groups;
-  codes.resize_zero(blocks * group_bytes());
+  resize_codes();
+  std::memset(codes.data(), 0, codes.bytes());
   scales.resize_zero(blocks * kTile);
   if (has_min) mins.resize_zero(blocks * kTile);
   for (int r = 0; r < rows; ++r) {
@@ -199,7 +229,7 @@ void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, 
   zero = 1;
   const bool blocked = source == Source::tq1_0 || source == Source::tq2_0;
   const int count = blocks();
-  codes.resize(size_t(tiles) * groups * group_bytes());
+  resize_codes();
   std::memset(codes.data(), 0, codes.bytes());
   if (blocked) scales.resize_zero(size_t(tiles) * count * kTile);
   std::vector<uint8_t> row(size_t(groups) * kGroup, 1);
@@ -292,6 +322,18 @@ void column_activations(const TokenActivations& x, int begin, int end) {
     }
 }
 
+#if EDGE_X86
+namespace {
+
+// What __builtin_cpu_supports("avxvnni") would tell, which not every compiler knows.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+}  // namespace
+#endif
+
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> list;
 #if EDGE_X86
@@ -300,7 +342,11 @@ std::vector<const Kernels*> supported_kernels() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
     list.push_back(&avx512_kernels());
+  if (avx2 && has_avx_vnni()) list.push_back(&avxvnni_kernels());
   if (avx2) list.push_back(&avx2_kernels());
+#elif EDGE_ARM
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) list.push_back(&neondot_kernels());
+  list.push_back(&neon_kernels());
 #endif
   list.push_back(&portable_kernels());
   return list;

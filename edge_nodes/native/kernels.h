@@ -15,6 +15,11 @@
 #else
 #define EDGE_X86 0
 #endif
+#if defined(__aarch64__)
+#define EDGE_ARM 1
+#else
+#define EDGE_ARM 0
+#endif
 
 namespace edge {
 
@@ -100,6 +105,8 @@ struct Matrix {
   int group_bytes() const { return bits * kTile * kGroup / 8; }
   const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * groups * group_bytes(); }
   size_t bytes() const { return codes.bytes() + scales.bytes() + mins.bytes(); }
+  // Memory for the codes of tiles x groups, not initialised.
+  void resize_codes();
   // The same weights in the same memory, which must stay.
   Matrix view() const;
 
@@ -202,7 +209,12 @@ void column_activations(const TokenActivations& x, int begin, int end);
 const Kernels& portable_kernels();
 #if EDGE_X86
 const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
+#endif
+#if EDGE_ARM
+const Kernels& neon_kernels();
+const Kernels& neondot_kernels();
 #endif
 
 // Kernels this processor can run, fastest first.

@@ -34,6 +34,7 @@ template <int Bits>
 struct Product {
   using Acc = __m256i;
   static constexpr bool kNarrow = true;
+  static constexpr bool kInPlace = false;
   EDGE_INLINE Acc start(int) { return _mm256_setzero_si256(); }
   EDGE_INLINE Acc dot(const Acc& acc, const IntVec& codes, const IntVec& quad) {
     return _mm256_add_epi16(acc, _mm256_maddubs_epi16((__m256i)codes, (__m256i)quad));
@@ -57,9 +58,6 @@ struct Product<8> {
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return (IntVec)acc; }
 };
 
-EDGE_INLINE Vec load_half(const uint16_t* p) {
-  return (Vec)_mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-}
 EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
@@ -67,6 +65,7 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 constexpr int kAccumulators = 12;
 constexpr int kLeastRows = 1, kTernaryRows = 2;  // registers of rows of a block
 
+#define EDGE_REGISTER "x"
 #include "dot_ops.h"
 
 EDGE_INLINE __m256i load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -96,22 +95,6 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 }
 
 #include "lut_ops.h"
-
-long product_peak(long steps) {
-  __m256i acc[12], codes = _mm256_set1_epi8(1), q = _mm256_set1_epi8(2);
-#pragma GCC unroll 12
-  for (int j = 0; j < 12; ++j) acc[j] = _mm256_setzero_si256();
-  for (long i = 0; i < steps; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      asm volatile("" : "+x"(q));  // the compiler must not see that nothing changes
-      acc[j] = _mm256_add_epi16(acc[j], _mm256_maddubs_epi16(codes, q));
-    }
-  }
-#pragma GCC unroll 12
-  for (int j = 0; j < 12; ++j) asm volatile("" : "+x"(acc[j]));
-  return steps * 12 * 32;
-}
 
 }  // namespace
 }  // namespace avx2

@@ -37,6 +37,7 @@ template <int Bits>
 struct Product {
   using Acc = IntVec;
   static constexpr bool kNarrow = false;
+  static constexpr bool kInPlace = true;
   EDGE_INLINE Acc start(int offset) { return (IntVec)_mm512_set1_epi32(offset); }
   EDGE_INLINE Acc dot(const Acc& acc, const IntVec& codes, const IntVec& quad) {
     return (IntVec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)quad);
@@ -44,9 +45,6 @@ struct Product {
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return acc; }
 };
 
-EDGE_INLINE Vec load_half(const uint16_t* p) {
-  return (Vec)_mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
-}
 EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
@@ -54,6 +52,7 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 constexpr int kAccumulators = 24;
 constexpr int kLeastRows = 2, kTernaryRows = 2;  // registers of rows of a block
 
+#define EDGE_REGISTER "v"
 #include "dot_ops.h"
 
 EDGE_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -76,22 +75,6 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 }
 
 #include "lut_ops.h"
-
-long product_peak(long steps) {
-  __m512i acc[24], codes = _mm512_set1_epi8(1), q = _mm512_set1_epi8(2);
-#pragma GCC unroll 24
-  for (int j = 0; j < 24; ++j) acc[j] = _mm512_setzero_si512();
-  for (long i = 0; i < steps; ++i) {
-#pragma GCC unroll 24
-    for (int j = 0; j < 24; ++j) {
-      asm volatile("" : "+v"(q));  // the compiler must not see that nothing changes
-      acc[j] = _mm512_dpbusd_epi32(acc[j], codes, q);
-    }
-  }
-#pragma GCC unroll 24
-  for (int j = 0; j < 24; ++j) asm volatile("" : "+v"(acc[j]));
-  return steps * 24 * 64;
-}
 
 }  // namespace
 }  // namespace avx512
