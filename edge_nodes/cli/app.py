@@ -94,6 +94,45 @@ def replay(
 
 
 @app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="Name of a language model, or its GGUF file.")] = "smollm2-135m",
+    system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
+    scene: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Bag whose newest scene is asked about: with scene events, or clouds to look at."),
+    ] = None,
+    grammar: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="JSON schema (.json) or grammar (.lark) that answers follow."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, max=5.0, help="0 takes the most probable token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw of the k most probable tokens; 0 for all.")] = 40,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw of tokens of this total probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw of tokens of this share of the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(min=1.0, max=3.0, help="1 for none.")] = 1.1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    context_tokens: Annotated[int, typer.Option(min=128, help="Tokens that are remembered.")] = 4096,
+    threads: Annotated[int, typer.Option(min=0, help="0 for half of the processors.")] = 0,
+) -> None:
+    """Talk to a language model; reads lines where standard input is no terminal."""
+    from edge_nodes.cli import chat as command
+    from edge_nodes.language import SamplingConfig
+
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    command.chat(
+        model,
+        system=system,
+        scene=scene,
+        sampling=SamplingConfig(**drawn, repetition_penalty=repetition_penalty, seed=seed),
+        max_new_tokens=max_new_tokens,
+        context_tokens=context_tokens,
+        threads=threads,
+        grammar=grammar,
+    )
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check what this machine has, and say what to do about what is missing."""
     from edge_nodes.cli import doctor as command
