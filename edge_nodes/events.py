@@ -92,6 +92,32 @@ SPEECH = _event(
     cost={"type": "object", "additionalProperties": _NUMBER, "description": "what it took: encoder_ms, layers, ..."},
 )
 
+_ATTEMPT = {
+    "type": "object",
+    "properties": {
+        "text": _STRING,
+        "answer": {"type": ["string", "null"], "description": "the form that is voted on; null if it has none"},
+        "entropy_bits": {**_NUMBER, "description": "mean entropy of the distributions of its tokens"},
+        "weight": _NUMBER,
+        "tokens": _INTEGER,
+        "finish_reason": _STRING,
+    },
+    "required": ["text", "answer", "entropy_bits", "weight", "tokens", "finish_reason"],
+}
+_REASONING = {
+    "type": "object",
+    "description": "attempts and vote, unless reasoning.mode is single",
+    "properties": {
+        "mode": {"enum": ["parallel", "sequential"]},
+        "vote": {**_STRING, "description": "the rule"},
+        "answer": {"type": ["string", "null"], "description": "what was elected"},
+        "totals": {"type": "object", "additionalProperties": _NUMBER, "description": "weight of each answer"},
+        "attempts": {"type": "array", "items": _ATTEMPT},
+        "decided_early": {"type": "boolean", "description": "attempts were spared that could not change the vote"},
+    },
+    "required": ["mode", "vote", "answer", "totals", "attempts", "decided_early"],
+}
+
 LANGUAGE = _event(
     "language",
     "A request to the language model has ended.",
@@ -99,11 +125,17 @@ LANGUAGE = _event(
     kind={"enum": ["reply", "narration", "cancelled", "error"]},
     request={
         "type": "object",
-        "properties": {"source": {"enum": ["speech", "prompt", "narration"]}, "text": _STRING},
-        "required": ["source", "text"],
+        "properties": {
+            "id": {**_INTEGER, "description": "counts up by one with each request; answers may end in another order"},
+            "source": {"enum": ["speech", "prompt", "narration"]},
+            "text": _STRING,
+        },
+        "required": ["id", "source", "text"],
     },
     text=_STRING,
-    finish_reason={"enum": ["stop", "length", "cancelled", "error"]},
+    finish_reason={"enum": ["stop", "length", "cancelled", "deadline", "error"]},
+    error={**_STRING, "description": "what went wrong, with kind error"},
+    reasoning=_REASONING,
     scene_sequence={"type": ["integer", "null"], "description": "sequence of the scene event in the prompt"},
     tokens={
         "type": "object",

@@ -72,7 +72,7 @@ class Pipeline(ABC, Generic[ConfigT]):
             EdgeNodesError: the message is unusable; nothing of the pipeline's state is lost.
         """
 
-    def arrived(self, topic: str, message: Any) -> bool:
+    def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
         """See a message of an `early` topic the moment it arrives, on another thread than `process`; return at once.
 
         A pipeline that reacts while it is busy (barge-in, newest scene) overrides this.

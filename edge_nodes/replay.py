@@ -129,7 +129,7 @@ class Graph:
         pipeline, result = self._pipelines[node.name], self.results[node.name]
         begin = time.perf_counter()
         try:
-            if topic in pipeline.early and pipeline.arrived(topic, message):
+            if topic in pipeline.early and pipeline.arrived(topic, message, received_ns=time_ns):
                 return
             for output in pipeline.process(topic, message, received_ns=time_ns, wanted=node.outputs):
                 result.outputs[output.topic] += 1

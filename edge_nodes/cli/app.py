@@ -272,6 +272,42 @@ def eval_speech(
     figures.write(console, as_json, result)
 
 
+@bench_app.command("fusion")
+def bench_fusion(
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or file of a model; random ternary weights without it.")] = "",
+) -> None:
+    """Many requests at once: one after another, static batches, fused, llama.cpp's server; random arrivals, lengths."""
+    from edge_nodes.cli import bench_fusion as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, model=model, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@eval_app.command("voting")
+def eval_voting(
+    data: Annotated[str, typer.Option(help="File of questions (GSM8K, ARC; JSON lines), or: robot.")] = "robot",
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or file of a model.")] = "smollm2-135m",
+    limit: Annotated[int, typer.Option(help="Questions, the first of the file.")] = 25,
+    tokens: Annotated[int, typer.Option(help="Longest attempt, tokens.")] = 48,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
+) -> None:
+    """Sequential against parallel attempts at equal tokens, by every voting rule."""
+    from edge_nodes.cli import eval_voting as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.voting(console, data, model=model, limit=limit, tokens=tokens, threads=threads, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @bench_app.command("lut")
 def bench_lut(
     as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045

@@ -134,17 +134,13 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
 
 def _large(console: Console, quick: bool) -> Case:
     """Return the case of the BitNet-2B shape; its file is made once and kept."""
-    from edge_nodes.language.synthetic import SHAPES, write_model
+    from edge_nodes.cli.random_models import random_model
+    from edge_nodes.language.synthetic import SHAPES
 
     shape, name = SHAPES["bitnet-2b"], "BitNet-2B shape"
     if quick:
         shape, name = replace(shape, layers=2, vocabulary=49152), f"{name}, 2 of 30 layers, 49,152 words"
-    folder = models.cache_dir().parent / "bench"
-    path = folder / f"random-bitnet-2b-{shape.layers}-layers-{shape.vocabulary}-words-tq2_0-head-q6_k.gguf"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with console.status(f"random weights: {path}"):
-            write_model(path, shape)
+    path = random_model(console, shape)
     return Case(name, str(path), 128, 16 if quick else 32, 1 if quick else 3, 5.0, 2.0)
 
 

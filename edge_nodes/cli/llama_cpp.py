@@ -24,15 +24,16 @@ class LlamaCpp:
     Args:
         path: GGUF file.
         threads: for prompt and answer alike.
-        context: tokens.
+        context: tokens, of all slots together.
+        slots: requests that it answers at once.
     """
 
-    def __init__(self, path: Path, *, threads: int, context: int) -> None:
+    def __init__(self, path: Path, *, threads: int, context: int, slots: int = 1) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = context, slots, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.verbosity, params.cache_ram_mib = -1, 0
         try:
@@ -55,3 +56,10 @@ class LlamaCpp:
         if found.get("prompt_n") != len(prompt) or found.get("predicted_n") != decode + 1:
             raise BenchError("llama.cpp did not do what was asked", got=str(answer)[:300])
         return len(prompt) / found["prompt_ms"] * 1e3, decode / found["predicted_ms"] * 1e3
+
+    def complete(self, prompt: Sequence[int], tokens: int) -> None:
+        """Generate so many greedy tokens; may be called from several threads at once."""
+        request: dict[str, Any] = {"prompt": list(prompt), "n_predict": tokens, "ignore_eos": True}
+        answer = self._server.handle_completions({**request, "temperature": 0.0, "cache_prompt": False})
+        if answer.get("usage", {}).get("completion_tokens") != tokens:
+            raise BenchError("llama.cpp did not do what was asked", got=str(answer)[:300])

@@ -149,6 +149,8 @@ class LanguageConfig:
     )
     max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
     sampling: SamplingConfig = group(SamplingConfig)
+    fusion: FusionConfig = group(FusionConfig)
+    reasoning: ReasoningConfig = group(ReasoningConfig)
     prompt: PromptConfig = group(PromptConfig)
     reply_grammar: str = parameter(
         "", "Path of a JSON schema (.json) or a grammar in Lark's notation (.lark) that every answer follows."
@@ -157,4 +159,4 @@ class LanguageConfig:
     narrate_interval_s: float = parameter(
         5.0, "Shortest time between two narrations.", unit="s", minimum=0.0, maximum=3600.0
     )
-    barge_in: bool = parameter(True, "Speech that starts while an answer is given stops the answer.")
+    barge_in: bool = parameter(True, "Speech that starts stops the running answers, alarms apart.")

@@ -116,7 +116,7 @@ class FusionEngine:
         self._waiting: list[Handle] = []
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._closing = self._forgets = False
         self._number = 0
         self._row_s, self._copy_s = Slope(), Slope()
 
@@ -186,6 +186,12 @@ class FusionEngine:
             for handle in self.requests():
                 if below is None or handle.order.priority < below:
                     handle.wants_cancel = True
+
+    def forget(self) -> None:
+        """Cancel every request and forget what the slots hold; prompts are computed anew."""
+        with self._changed:
+            self.cancel_all()
+            self._forgets = True
 
     def requests(self) -> list[Handle]:
         """Return those that run or wait, the oldest first."""
@@ -258,8 +264,15 @@ class FusionEngine:
         """Run one iteration; False if there was nothing to do.
 
         Raises:
-            Exception: the model failed; every request that ran has ended with it as its error.
+            Exception: the model failed; every request that ran (or waited, if none ran) has it as its error.
         """
+        try:
+            return self._step()
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _step(self) -> bool:
         with self._changed:
             self._drop_ended()
             self._admit()
@@ -267,11 +280,7 @@ class FusionEngine:
         if not batch.segments:
             return False
         begin_s = self.clock()
-        try:
-            logits = self.model.forward(np.asarray(batch.tokens, np.int32), segments=batch.segments, rows=batch.rows)
-        except Exception as error:
-            self._fail_all(error)
-            raise
+        logits = self.model.forward(np.asarray(batch.tokens, np.int32), segments=batch.segments, rows=batch.rows)
         with self._changed:
             self._account(batch, self.clock() - begin_s)
             for handle, row in zip(batch.drawn, logits, strict=True):
@@ -285,6 +294,10 @@ class FusionEngine:
         for handle in self.requests():
             if handle.wants_cancel or handle.overdue(now_s):
                 self._end(handle, "cancelled" if handle.wants_cancel else "deadline")
+        if self._forgets:
+            self._forgets = False
+            for slot in self._slots:
+                slot.tokens = []
 
     def _end(self, handle: Handle, reason: str) -> None:
         handle.finish(reason, self.clock())
@@ -296,12 +309,13 @@ class FusionEngine:
                 slot.request = None
         self._changed.notify_all()
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         with self._changed:
+            running = [slot.request for slot in self._slots if slot.request]
+            for handle in running or list(self._waiting):
+                handle.error = error
+                self._end(handle, "error")
             for slot in self._slots:
-                if slot.request is not None:
-                    slot.request.error = error
-                    self._end(slot.request, "error")
                 slot.tokens = []
 
     def _admit(self) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edge_nodes.language.answer_forms import parse_answer
 from edge_nodes.language.config import ReasoningConfig, SamplingConfig
@@ -19,6 +20,9 @@ from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.fusion import FusionEngine, QueueFullError
 from edge_nodes.language.fusion_request import Handle, Priority
 from edge_nodes.language.voting import TOP_TOKENS, Attempt, Vote, decided, vote
+
+if TYPE_CHECKING:
+    from edge_nodes.language.constraint import Matcher
 
 Messages = Sequence[Mapping[str, str]]
 REFINE = (
@@ -35,6 +39,7 @@ class Record:
         text: what it said.
         answer: its answer in canonical form, None if it has none.
         entropy_bits: what it is weighed by.
+        full_entropy_bits: mean entropy over the whole vocabulary.
         finish_reason: see `Handle`.
         prompt_tokens, generated_tokens: its cost.
     """
@@ -42,6 +47,7 @@ class Record:
     text: str
     answer: str | None
     entropy_bits: float
+    full_entropy_bits: float
     finish_reason: str
     prompt_tokens: int
     generated_tokens: int
@@ -85,6 +91,7 @@ class Deliberation:
         max_new_tokens: longest answer in the single mode.
         priority: of all its attempts.
         stop: texts that end an attempt.
+        matcher: makes what says which tokens may come, for one attempt.
 
     Attributes:
         handles: the attempts' requests so far.
@@ -105,11 +112,12 @@ class Deliberation:
         max_new_tokens: int = 64,
         priority: int = Priority.PROMPT,
         stop: Sequence[str] = (),
+        matcher: Callable[[], Matcher] | None = None,
     ) -> None:
         self.config, self.messages = config, messages
         self.handles: list[Handle] = []
         self.outcome: Outcome | None = None
-        self._engine, self._priority, self._stop = engine, priority, tuple(stop)
+        self._engine, self._priority, self._stop, self._matcher = engine, priority, tuple(stop), matcher
         self._single = config.mode == "single"
         self._wanted = 1 if self._single else config.attempts
         self._limit = max_new_tokens if self._single else config.max_new_tokens
@@ -172,6 +180,7 @@ class Deliberation:
             priority=self._priority,
             deadline_s=left_s,
             stop=self._stop,
+            matcher=self._matcher() if self._matcher else None,
             entropy_top=0 if self._single else TOP_TOKENS,
         )
         self.handles.append(handle)
@@ -217,6 +226,7 @@ class Deliberation:
             handle.text,
             parse_answer(handle.text, self.config.answer),
             handle.top_entropy_bits if top else handle.entropy_bits,
+            handle.entropy_bits,
             handle.finish_reason or "",
             len(handle.order.tokens),
             handle.generated_tokens,

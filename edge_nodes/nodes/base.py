@@ -348,7 +348,7 @@ class EdgeNode(LifecycleNode):
         if topic in self.pipeline.early:
             try:
                 message = self.read(topic, data)
-                if self.pipeline.arrived(topic, message):
+                if self.pipeline.arrived(topic, message, received_ns=received_ns):
                     return
             except EdgeNodesError as error:
                 self._bad(error.state, str(error))

@@ -1,48 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""language_node: scene, speech and written questions in; the answer out, piece by piece."""
+"""language_node: scene, speech and written questions in; the answers out, piece by piece.
+
+Requests go to the fused loop the moment they arrive, so that they are answered side by side; `process` runs the loop
+until the request of its message is answered, and yields what comes of all.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from edge_nodes import events
 from edge_nodes.language.config import LanguageConfig
 from edge_nodes.language.constraint import Constraint
-from edge_nodes.language.engine import Engine, Generation, load
+from edge_nodes.language.engine import Engine, load
 from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.fusion import FusionEngine
+from edge_nodes.language.fusion_request import Priority
 from edge_nodes.language.prompt import NARRATION, Messages, PromptComposer
+from edge_nodes.language.reasoning import Deliberation
 from edge_nodes.language.scene import Scene
 from edge_nodes.pipeline import Output, Pipeline, Progress
+from edge_nodes.pipelines.answers import TOKEN, Answer, Request
 
-TOKEN, REPLY, EVENT = "language/token", "language/reply", "language/event"
-_ARRIVALS = 64  # messages whose arrival is remembered: more than can wait
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request to the model.
-
-    Attributes:
-        source: "speech", "prompt" or "narration".
-        text: what was asked.
-        stamp_ns: stamp of the message it is from.
-        received_ns: its arrival on the node's clock.
-        arrived_s: its arrival on the monotonic clock.
-        end_of_speech_ns: when the person stopped to speak, on the node's clock; None if nobody spoke.
-    """
-
-    source: str
-    text: str
-    stamp_ns: int
-    received_ns: int
-    arrived_s: float
-    end_of_speech_ns: int | None = None
+_PENDING = 64  # messages whose answer is remembered until they come to `process`: more than can wait
 
 
 class LanguagePipeline(Pipeline[LanguageConfig]):
@@ -58,17 +43,17 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(config)
         self._engine: Engine | None = None
+        self._loop: FusionEngine | None = None
         self._composer = PromptComposer(config.prompt.template)
         self._constraint = _constraint(config)
-        self._stop = threading.Event()
+        self._lock = threading.RLock()  # `arrived` and `process` are on different threads
+        self._running: list[Answer] = []
+        self._pending: OrderedDict[int, Answer] = OrderedDict()
         self._scene: tuple[Scene, float] | None = None
-        self._arrivals: OrderedDict[int, float] = OrderedDict()
-        self._cancelled_s = float("-inf")
-        self._forget = False
         self._narrated_s = float("-inf")
         self._narrated_alarm = ""
-        self._sequence = 0
-        self._counts = {"answers": 0, "narrations": 0, "cancelled": 0}
+        self._sequence = self._number = 0
+        self._counts = {"answers": 0, "narrations": 0, "cancelled": 0, "failed": 0}
         self._last: Mapping[str, str | int | float] = {}
 
     def load(self, progress: Progress) -> None:
@@ -79,56 +64,60 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             threads=config.threads,
             context_tokens=config.context_tokens,
             kernel=config.kernel,
+            slots=config.fusion.slots,
             kv_cache=config.kv_cache,
             memory_budget_mb=config.memory_budget_mb,
             progress=progress,
         )
+        self._loop = FusionEngine(self._engine.model, self._engine.tokenizer, config.fusion)
         if self._constraint is not None:
             self._engine.matcher(self._constraint)
         progress("reading the prompt")
-        self._engine.prefill(self._engine.tokenizer.chat(self._composer.compose("Is anyone there?", None)))
+        prompt = self._engine.tokenizer.chat(self._composer.compose("Is anyone there?", None))
+        self._loop.submit(prompt, max_new_tokens=1).wait()
         progress(f"{self._engine.name} ready on {self._engine.kernel} with {self._engine.model.threads} threads")
 
-    def arrived(self, topic: str, message: Any) -> bool:
-        """Remember scenes, stop an answer that is interrupted; only questions and alarms are left to `process`."""
-        now_s = time.perf_counter()
-        if topic == "scene/event":
-            self._see(Scene.from_json(message.data), now_s)
-            return not self._alarm_due(now_s)
-        if topic == "speech/event":
-            event = _speech_event(message.data)
-            if event["kind"] == "start" and self.config.barge_in:
-                self.interrupt()
-            if event["kind"] != "final" or not event["text"].strip():
+    def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
+        """Remember scenes, stop answers that are interrupted, and give questions and alarms to the loop at once."""
+        if topic == "speech/event" and self.config.barge_in and _speech_event(message.data)["kind"] == "start":
+            self._cancel(below=Priority.ALARM)
+        with self._lock:
+            answer = self._submit(topic, message, received_ns)
+            if answer is None:
                 return True
-        self._arrivals[id(message)] = now_s
-        while len(self._arrivals) > _ARRIVALS:
-            self._arrivals.popitem(last=False)
+            self._pending[id(message)] = answer
+            while len(self._pending) > _PENDING:
+                self._pending.popitem(last=False)
         return False
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
-        """Answer a question; see `Pipeline.process`."""
-        self._stop.clear()
-        if self._forget and self._engine is not None:
-            self._forget = False
-            self._engine.reset()
-        request = self._request(topic, message, received_ns)
-        if request is not None and wanted:
-            yield from self._answer(request, wanted)
+        """Run the loop until a question is answered; see `Pipeline.process`."""
+        with self._lock:
+            answer = self._pending.pop(id(message), None) or self._submit(topic, message, received_ns)
+        if answer is None:
+            return
+        if not wanted:
+            answer.deliberation.cancel()
+        # Messages come in the order of their arrival: of an earlier one that still runs, the message was dropped.
+        while any(a.request.number <= answer.request.number for a in self._running):
+            yield from self._advance(wanted)
+        if answer.error is not None:
+            raise answer.error
 
     def interrupt(self) -> None:
-        """Stop the running answer at its next token."""
-        self._stop.set()
+        """Stop all answers at their next token."""
+        self._cancel()
 
     def call(self, service: str) -> str:
         """Cancel answers or forget what was seen; see `Pipeline.call`."""
         if service not in ("language/cancel", "language/reset"):
             return super().call(service)
-        self._cancelled_s = time.perf_counter()
         self.interrupt()
         if service == "language/cancel":
             return "answers asked for so far are cancelled"
-        self._scene, self._narrated_alarm, self._forget = None, "", True  # the engine is the worker's: later
+        self._scene, self._narrated_alarm = None, ""
+        if self._loop is not None:
+            self._loop.forget()
         return "answers asked for so far are cancelled, scene and prompt are forgotten"
 
     def update(self, config: LanguageConfig) -> None:
@@ -142,23 +131,37 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         super().update(config)
 
     def status(self) -> Mapping[str, str | int | float]:
-        """Return the model, its kernel and the last answer's figures."""
-        engine = self._engine
-        if engine is None:
+        """Return the model, its kernel, the loop's and the last answer's figures."""
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None:
             return {}
-        about: dict[str, str | int | float] = {
-            "model": engine.name,
-            "kernel": engine.kernel,
-            "threads": int(engine.model.threads),
+        about: dict[str, str | int | float] = {"requests": len(self._running), **self._about()}
+        about["threads"] = int(engine.model.threads)
+        found = loop.metrics.summary()
+        chosen = ("occupancy", "rejected", "preempted", "shared_tokens", "token_ms_p50", "token_ms_p95")
+        figures = {name: found[name] for name in chosen if name in found}
+        return {
+            **about,
+            "model_memory_mb": _memory_mb(engine),
+            "requests": len(self._running),
+            **self._counts,
+            **figures,
+            **self._last,
         }
-        return {**about, "model_memory_mb": _memory_mb(engine), **self._counts, **self._last}
 
     def close(self) -> None:
         """Free the model."""
         if self._engine is not None:
             self._engine.close()
-        self._engine = None
+        self._engine = self._loop = None
         self._scene = None
+        self._running, self._pending = [], OrderedDict()
+
+    def _cancel(self, *, below: int | None = None) -> None:
+        with self._lock:
+            for answer in self._running:
+                if below is None or answer.request.priority < below:
+                    answer.deliberation.cancel()
 
     def _see(self, scene: Scene, now_s: float) -> None:
         self._scene = (scene, now_s)
@@ -177,88 +180,84 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         return self.config.narrate == "alarms" and rested and scene.alarm != self._narrated_alarm
 
     def _request(self, topic: str, message: Any, received_ns: int) -> Request | None:
-        now_s = time.perf_counter()
-        arrived_s = self._arrivals.pop(id(message), now_s)
+        number, now_s = self._number, time.perf_counter()
         if topic == "scene/event":
             self._see(Scene.from_json(message.data), now_s)
             if not self._alarm_due(now_s) or self._scene is None:
                 return None
             scene = self._scene[0]
             self._narrated_s, self._narrated_alarm = now_s, scene.alarm
-            return Request("narration", scene.alarm, scene.stamp_ns, received_ns, arrived_s)
+            return Request(number, Priority.ALARM, "narration", scene.alarm, scene.stamp_ns, received_ns)
         if topic == "speech/event":
             event = _speech_event(message.data)
             if event["kind"] != "final" or not event["text"].strip():
                 return None
-            return Request("speech", event["text"], event["stamp_ns"], received_ns, arrived_s, event["end_ns"])
+            stamp_ns, end_ns = event["stamp_ns"], event["end_ns"]
+            return Request(number, Priority.SPEECH, "speech", event["text"], stamp_ns, received_ns, end_ns)
         if topic == "language/narrate":
             seen = self._current_scene(now_s)
-            about = (seen.alarm or seen.text) if seen else ""
-            return Request("narration", about or NARRATION, received_ns, received_ns, arrived_s)
+            about = ((seen.alarm or seen.text) if seen else "") or NARRATION
+            return Request(number, Priority.NARRATION, "narration", about, received_ns, received_ns)
         if not message.data.strip():
             raise LanguageError("an empty question", got=repr(message.data), expected="some words")
-        return Request("prompt", message.data, received_ns, received_ns, arrived_s)
+        return Request(number, Priority.PROMPT, "prompt", message.data, received_ns, received_ns)
 
     def _compose(self, request: Request, scene: Scene | None) -> Messages:
         if request.source == "narration":
             return self._composer.narrate(scene)
         return self._composer.compose(request.text, scene)
 
-    def _answer(self, request: Request, wanted: Collection[str]) -> Iterator[Output]:
-        engine = self._engine
-        if engine is None:
+    def _submit(self, topic: str, message: Any, received_ns: int) -> Answer | None:
+        """Give the loop what a message asks for, if it asks for anything."""
+        request = self._request(topic, message, received_ns)
+        if request is None:
+            return None
+        if self._loop is None or self._engine is None:
             raise LanguageError("no model is loaded", remedy="Configure the node first.")
-        begin_s = time.perf_counter()
-        scene = self._current_scene(begin_s)
-        run = engine.generate(
-            engine.tokenizer.chat(self._compose(request, scene)),
+        scene, engine, constraint = self._current_scene(time.perf_counter()), self._engine, self._constraint
+        deliberation = Deliberation(
+            self._loop,
+            self._compose(request, scene),
+            self.config.reasoning,
             self.config.sampling,
             max_new_tokens=self.config.max_new_tokens,
+            priority=request.priority,
             stop=("\n",),
-            constraint=self._constraint,
-            interrupted=lambda: self._stop.is_set() or request.arrived_s <= self._cancelled_s,
+            matcher=(lambda: engine.matcher(constraint)) if constraint else None,
         )
-        first_s = None
-        for token in run:
-            first_s = first_s or time.perf_counter()
-            if TOKEN in wanted and token.text:
-                yield Output(TOKEN, {"data": token.text})
-        if REPLY in wanted:
-            yield Output(REPLY, {"data": run.text.strip()})
-        latency = _latency(request, run, begin_s, first_s, time.perf_counter())
-        self._count(request, run, latency)
-        if EVENT in wanted:
-            yield Output(EVENT, {"data": events.encode(self._event(request, run, scene, latency))})
-        self._sequence += 1
+        answer = Answer(request, scene, deliberation)
+        self._number += 1
+        self._running.append(answer)
+        return answer
 
-    def _count(self, request: Request, run: Generation, latency: Mapping[str, float]) -> None:
-        kind = "narrations" if request.source == "narration" else "answers"
-        self._counts["cancelled" if run.finish_reason == "cancelled" else kind] += 1
-        rate = round(run.tokens_per_s, 1)
-        self._last = {"tokens_per_s": rate, **{f"{stage}_ms": round(ms, 1) for stage, ms in latency.items()}}
+    def _advance(self, wanted: Collection[str]) -> Iterator[Output]:
+        """Run one iteration; yield what became of it."""
+        assert self._loop is not None
+        with contextlib.suppress(Exception):  # every answer that the step was for has it as its error
+            self._loop.step()
+        with self._lock:
+            done = [answer for answer in self._running if answer.advance()]
+            shown = min(self._running, key=lambda a: a.request.number)
+        if TOKEN in wanted:
+            yield from shown.pieces()
+        for answer in done:
+            with self._lock:
+                self._running.remove(answer)
+            if wanted:
+                self._count(answer)
+                yield from answer.result(wanted, self._sequence, self._about())
+                self._sequence += 1
 
-    def _event(
-        self, request: Request, run: Generation, scene: Scene | None, latency: Mapping[str, float]
-    ) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         assert self._engine is not None
-        kinds = {"cancelled": "cancelled"}
-        kind = kinds.get(run.finish_reason or "", "narration" if request.source == "narration" else "reply")
-        return {
-            "schema": "edge_nodes/language/1",
-            "stamp_ns": request.stamp_ns,
-            "sequence": self._sequence,
-            "latency_ms": {stage: round(ms, 3) for stage, ms in latency.items()},
-            "kind": kind,
-            "request": {"source": request.source, "text": request.text},
-            "text": run.text.strip(),
-            "finish_reason": run.finish_reason,
-            "scene_sequence": scene.sequence if scene else None,
-            "tokens": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "generated": run.generated_tokens},
-            "tokens_per_s": round(run.tokens_per_s, 2),
-            "model": self._engine.name,
-            "kernel": self._engine.kernel,
-            "model_memory_mb": _memory_mb(self._engine),
-        }
+        engine = self._engine
+        return {"model": engine.name, "kernel": engine.kernel, "model_memory_mb": _memory_mb(engine)}
+
+    def _count(self, answer: Answer) -> None:
+        kinds = {"reply": "answers", "narration": "narrations", "cancelled": "cancelled", "error": "failed"}
+        self._counts[kinds[answer.kind]] += 1
+        latency = {f"{stage}_ms": round(ms, 1) for stage, ms in answer.latency_ms.items()}
+        self._last = {"tokens_per_s": round(answer.tokens_per_s, 1), **latency}
 
 
 def _constraint(config: LanguageConfig) -> Constraint | None:
@@ -287,14 +286,3 @@ def _speech_event(text: str) -> dict[str, Any]:
         raise LanguageError(
             "a speech event is not valid", got=f"{type(error).__name__}: {error}", expected="see docs/events.md"
         ) from error
-
-
-def _latency(
-    request: Request, run: Generation, begin_s: float, first_s: float | None, end_s: float
-) -> dict[str, float]:
-    out = {"queue": (begin_s - request.arrived_s) * 1e3, "prefill": run.prefill_s * 1e3}
-    if first_s is not None:
-        out["first_token"] = (first_s - request.arrived_s) * 1e3
-        if request.end_of_speech_ns is not None:
-            out["from_end_of_speech"] = (request.received_ns - request.end_of_speech_ns) / 1e6 + out["first_token"]
-    return {**out, "total": (end_s - request.arrived_s) * 1e3}

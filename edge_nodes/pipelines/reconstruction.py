@@ -38,7 +38,7 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
 
             self._reconstructor = Reconstructor(self.config, progress)
 
-    def arrived(self, topic: str, message: Any) -> bool:
+    def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
         """Remember odometry."""
         if self._reconstructor is not None:
             self._reconstructor.inference.history.ego_motion.add(message)

@@ -52,7 +52,7 @@ class ScenePipeline(Pipeline[SceneConfig]):
         self._builder = SceneBuilder(self.config)
         self._waiting, self._newest_ns = {}, -1
 
-    def arrived(self, topic: str, message: Any) -> bool:
+    def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
         """Remember odometry."""
         if self._builder is not None:
             self._builder.ego_motion.add(message)

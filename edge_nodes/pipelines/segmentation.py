@@ -39,7 +39,7 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
 
             self._segmenter = Segmenter(self.config, progress)
 
-    def arrived(self, topic: str, message: Any) -> bool:
+    def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
         """Remember odometry."""
         if self._segmenter is not None:
             self._segmenter.inference.history.ego_motion.add(message)

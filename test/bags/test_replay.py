@@ -52,7 +52,7 @@ class Second(Pipeline[Config]):
     def load(self, progress):
         progress("ready")
 
-    def arrived(self, topic, message):
+    def arrived(self, topic, message, *, received_ns):
         return message.data[0] == 7
 
     def process(self, topic, message, *, received_ns, wanted):

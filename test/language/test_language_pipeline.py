@@ -58,7 +58,7 @@ def pipeline(loaded):
 
 
 def ask(pipeline, topic, content, *, received_ns=12 * SECOND, wanted=OUTPUTS):
-    if pipeline.arrived(topic, content):
+    if pipeline.arrived(topic, content, received_ns=received_ns):
         return None
     outputs = list(pipeline.process(topic, content, received_ns=received_ns, wanted=wanted))
     return {
@@ -69,13 +69,13 @@ def ask(pipeline, topic, content, *, received_ns=12 * SECOND, wanted=OUTPUTS):
 
 
 def test_written_question(pipeline):
-    assert pipeline.arrived("scene/event", scene(sequence=41))
+    assert pipeline.arrived("scene/event", scene(sequence=41), received_ns=12 * SECOND)
     out = ask(pipeline, "language/prompt", message("What do you see?"))
     assert "".join(out["tokens"]).strip() == out["replies"][0]
     event = out["events"][0]
     jsonschema.validate(event, LANGUAGE)
     assert event["kind"] == "reply"
-    assert event["request"] == {"source": "prompt", "text": "What do you see?"}
+    assert event["request"].items() >= {"source": "prompt", "text": "What do you see?"}.items()
     assert event["scene_sequence"] == 41
     assert event["stamp_ns"] == 12 * SECOND
     assert event["text"] == out["replies"][0]
@@ -97,13 +97,13 @@ def test_spoken_question_and_what_is_none(pipeline):
 
 def test_answers_go_by_the_newest_scene(pipeline):
     for number in range(5):
-        assert pipeline.arrived("scene/event", scene(number))
+        assert pipeline.arrived("scene/event", scene(number), received_ns=12 * SECOND)
     out = ask(pipeline, "language/prompt", message("What do you see?"))
     assert out["events"][0]["scene_sequence"] == 4
 
 
 def test_old_scene_is_not_used(pipeline):
-    pipeline.arrived("scene/event", scene())
+    pipeline.arrived("scene/event", scene(), received_ns=12 * SECOND)
     pipeline._scene = (pipeline._scene[0], pipeline._scene[1] - 60.0)
     out = ask(pipeline, "language/prompt", message("What do you see?"))
     assert out["events"][0]["scene_sequence"] is None
@@ -112,7 +112,7 @@ def test_old_scene_is_not_used(pipeline):
 def test_barge_in_stops_the_answer(pipeline):
     run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
     next(run)
-    assert pipeline.arrived("speech/event", speech("start", ""))
+    assert pipeline.arrived("speech/event", speech("start", ""), received_ns=12 * SECOND)
     rest = list(run)
     assert [o.topic for o in rest] == ["language/reply", "language/event"]
     event = json.loads(rest[1].fields["data"])
@@ -125,7 +125,7 @@ def test_no_barge_in_when_switched_off(pipeline):
     pipeline.update(parameters.replace(pipeline.config, {"barge_in": False}))
     run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
     next(run)
-    pipeline.arrived("speech/event", speech("start", ""))
+    pipeline.arrived("speech/event", speech("start", ""), received_ns=12 * SECOND)
     assert json.loads(list(run)[-1].fields["data"])["kind"] == "reply"
 
 
@@ -148,10 +148,14 @@ def test_alarms_are_narrated_once_and_not_too_often(pipeline):
 def test_narrates_on_request(pipeline):
     for seen, expected in ((None, "What must I know now?"), (scene(3), "A person.")):
         if seen:
-            pipeline.arrived("scene/event", seen)
+            pipeline.arrived("scene/event", seen, received_ns=12 * SECOND)
         event = ask(pipeline, "language/narrate", SimpleNamespace())["events"][0]
         jsonschema.validate(event, LANGUAGE)
-        assert (event["kind"], event["request"]) == ("narration", {"source": "narration", "text": expected})
+        assert (event["kind"], event["request"]["source"], event["request"]["text"]) == (
+            "narration",
+            "narration",
+            expected,
+        )
     assert event["scene_sequence"] == 3
     assert event["model_memory_mb"] == pipeline.status()["model_memory_mb"] > 0
 
@@ -160,19 +164,19 @@ def test_cancel_stops_the_running_answer_and_those_that_wait(pipeline):
     run = pipeline.process("language/prompt", message("What?"), received_ns=0, wanted=OUTPUTS)
     next(run)
     waiting = message("And where?")
-    assert not pipeline.arrived("language/prompt", waiting)
+    assert not pipeline.arrived("language/prompt", waiting, received_ns=0)
     assert "cancelled" in pipeline.call("language/cancel")
-    assert json.loads(list(run)[-1].fields["data"])["kind"] == "cancelled"
-    event = json.loads(
-        list(pipeline.process("language/prompt", waiting, received_ns=0, wanted=OUTPUTS))[-1].fields["data"]
-    )
-    jsonschema.validate(event, LANGUAGE)
-    assert (event["kind"], event["tokens"]["generated"]) == ("cancelled", 0)
+    outputs = [*run, *pipeline.process("language/prompt", waiting, received_ns=0, wanted=OUTPUTS)]
+    events = [json.loads(o.fields["data"]) for o in outputs if o.topic == "language/event"]
+    for event in events:
+        jsonschema.validate(event, LANGUAGE)
+    assert [event["kind"] for event in events] == ["cancelled", "cancelled"]
+    assert events[1]["tokens"]["generated"] == 0
     assert ask(pipeline, "language/prompt", message("And now?"))["events"][0]["kind"] == "reply"
 
 
 def test_reset_forgets_scene_and_prompt(pipeline):
-    pipeline.arrived("scene/event", scene(5))
+    pipeline.arrived("scene/event", scene(5), received_ns=12 * SECOND)
     assert "forgotten" in pipeline.call("language/reset")
     event = ask(pipeline, "language/prompt", message("What do you see?"))["events"][0]
     assert event["scene_sequence"] is None
@@ -186,13 +190,13 @@ def test_what_did_not_change_is_not_computed_again(pipeline):
     def tokens(question):
         return ask(pipeline, "language/prompt", message(question))["events"][0]["tokens"]
 
-    pipeline.arrived("scene/event", scene(1))
+    pipeline.arrived("scene/event", scene(1), received_ns=12 * SECOND)
     tokens("What do you see?")
     again = tokens("What do you see?")
     assert again["cached"] == again["prompt"] - 1
     other = tokens("Is there a wall?")
     assert other["cached"] > 0.8 * other["prompt"]
-    pipeline.arrived("scene/event", scene(2, distance=9.1))
+    pipeline.arrived("scene/event", scene(2, distance=9.1), received_ns=12 * SECOND)
     moved = tokens("Is there a wall?")
     assert moved["cached"] == moved["prompt"] - 1  # what the question is not about may change
 
@@ -233,7 +237,7 @@ def test_only_what_is_wanted(pipeline):
     ],
 )
 def test_malformed_messages_are_said_and_lose_nothing(pipeline, topic, content):
-    pipeline.arrived("scene/event", scene(9))
+    pipeline.arrived("scene/event", scene(9), received_ns=12 * SECOND)
     with pytest.raises(LanguageError) as caught:
         ask(pipeline, topic, message(content))
     assert caught.value.state is State.BAD_INPUT

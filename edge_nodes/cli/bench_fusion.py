@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes bench fusion`: many requests one after another, in static batches, fused, and by llama.cpp's server.
+
+All answer the same requests, which arrive by the clock, on the same weights with the same threads. The ways take
+turns, and the best of all rounds counts, as other work on the machine only ever makes a run longer.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from edge_nodes import models
+from edge_nodes.cli import figures, llama_cpp
+from edge_nodes.cli.figures import target
+from edge_nodes.language.config import FusionConfig
+from edge_nodes.language.fusion import FusionEngine
+from edge_nodes.language.fusion_plan import ARRANGEMENTS
+from edge_nodes.language.fusion_request import Handle
+from edge_nodes.language.fusion_simulation import PUBLISHED, poisson_arrivals, poisson_table
+
+REQUESTS, PROMPT, THREADS, STATIC = 32, 16, 2, 8
+FEW_SLOTS = 8  # for the arrangements: slots are used again and again
+SHARED = 128  # tokens of a prefix
+TOKENS = range(300, 40000)  # that prompts are made of
+SMALL, LARGE = "20x768x2048x12x4", "16x2048x8192x32x8x49152"
+SMALL_GAP = "gaps of 1/64 run"
+SHOWN = ("load", "way", "total_s", "tokens_per_s", "inflation", "first_inflation", "occupancy", "token_p50_ms")
+SERIAL, BATCHES, FUSED, LLAMA = "one after another", f"static batches of {STATIC}", "fused", "llama.cpp"
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests: when each arrives, in seconds; its prompt; how many tokens it gets."""
+
+    name: str
+    arrivals_s: Sequence[float]
+    prompts: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+
+    @property
+    def tokens(self) -> int:
+        """Return all tokens that are generated."""
+        return sum(self.lengths)
+
+
+@dataclass
+class Run:
+    """How a load went; times in seconds, by request."""
+
+    total_s: float = 0.0
+    latency_s: list[float] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+    metrics: Mapping[str, float | int] = field(default_factory=dict)
+
+
+class Limited:
+    """A model of which the loop sees only some slots."""
+
+    def __init__(self, model: Any, slots: int) -> None:
+        self._model, self.slots = model, slots
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class Endless:
+    """A tokenizer without end tokens, so that every answer has its full length."""
+
+    end_tokens: frozenset[int] = frozenset()
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.stream: Callable[[], Callable[[int], str]] = tokenizer.stream
+
+
+def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
+    """Return the figures: {name, version, machine, config, results, targets}.
+
+    Args:
+        console: for progress.
+        model: name or file of a model; empty for random ternary weights of two sizes (one if `quick`).
+        quick: shorter answers, one round, fewer loads.
+
+    Raises:
+        EdgeNodesError: the model is missing or cannot be run.
+    """
+    paths = [models.find(model, verify=False).path] if model else [_random(console, SMALL)]
+    if not model and not quick:
+        paths.append(_random(console, LARGE))
+    found = [_bench_model(console, path, quick, first=path is paths[0]) for path in paths]
+    with console.status("simulation of random arrivals"):
+        table = poisson_table(10 if quick else 200)
+    simulated = [
+        {"gap_ms": gap, "iterations": round(table[gap][0]), "overlap_percent": round(table[gap][1], 1)}
+        | {"published_iterations": PUBLISHED[gap][0], "published_overlap_percent": PUBLISHED[gap][1]}
+        for gap in PUBLISHED
+    ]
+    results = {"models": found, "simulation": simulated}
+    about: dict[str, Any] = {"quick": quick, "requests": REQUESTS, "prompt_tokens": PROMPT, "threads": THREADS}
+    about["peer"] = "llama.cpp by xllamacpp" if llama_cpp.available() else llama_cpp.ABSENT
+    return figures.result("fusion", about, results, targets(found))
+
+
+def targets(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was wanted and whether it was reached, for each model."""
+    out = []
+    for about in found:
+        name, rows = about["model"], {(r["load"], r["way"]): r for r in about["runs"]}
+        fused = rows[SMALL_GAP, FUSED]
+        ratio = rows[SMALL_GAP, SERIAL]["total_s"] / fused["total_s"]
+        out.append(target(f"{name}: {REQUESTS} requests, one after another / fused", round(ratio, 2), ">=", 4.0))
+        inflation = fused["first_inflation"]
+        out.append(target(f"{name}: latency of the first request, fused / alone", inflation, "<", 1.3))
+        worst = [
+            row["tokens_per_s"] / rows[load, LLAMA]["tokens_per_s"]
+            for (load, way), row in rows.items()
+            if way == FUSED and (load, LLAMA) in rows
+        ]
+        value = round(min(worst), 2) if worst else None
+        out.append(target(f"{name}: tokens/s, fused / llama.cpp, least of all loads", value, ">=", 1.0))
+    return out
+
+
+def show(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the figures."""
+    for about in result["results"]["models"]:
+        figures.show_table(console, about["model"], SHOWN, [[r.get(k) for k in SHOWN] for r in about["runs"]])
+        figures.show_table(console, "bound", ("", ""), list(about["bound"].items()))
+        for name in ("arrangements", "prefix"):
+            if about[name]:
+                columns = list(about[name][0])
+                figures.show_table(console, name, columns, [[r[c] for c in columns] for r in about[name]])
+    rows = result["results"]["simulation"]
+    figures.show_table(console, "simulated random arrivals", list(rows[0]), [list(r.values()) for r in rows])
+    figures.show_targets(console, result["targets"])
+
+
+def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> dict[str, Any]:
+    from edge_nodes.language import load
+
+    length, rounds = (24, 1) if quick else (48, 3) if first else (24, 2)
+    context = SHARED + 4 * max(length, PROMPT) + 16
+    engine = load(path, threads=THREADS, context_tokens=context, slots=REQUESTS)
+    model, tokenizer = engine.model, Endless(engine.tokenizer)
+    solo_s = min(_fused(model, tokenizer, _load("alone", [0.0], length), 1).total_s for _ in range(3))
+    loads = list(_loads(length, solo_s, quick, first))
+    best: dict[tuple[str, str], Run] = {}
+    ways = _ways(model, tokenizer, solo_s)
+    if llama_cpp.available():
+        peer = llama_cpp.LlamaCpp(path, threads=THREADS, context=REQUESTS * context, slots=REQUESTS)
+        ways[LLAMA] = lambda load: _llama(peer, load)
+    for _ in range(rounds):
+        for load_ in loads:
+            for way, run in ways.items():
+                with console.status(f"{engine.name}: {load_.name}, {way}"):
+                    _keep(best, (load_.name, way), run(load_))
+    tokens = {load_.name: load_.tokens for load_ in loads}
+    with console.status(f"{engine.name}: arrangements, prefixes"):
+        arrangements = _arrangements(model, tokenizer, length, solo_s, 1 if quick else 3) if first else []
+        prefix = [_prefix(model, tokenizer)] if first else []
+    return {
+        "model": re.sub("-[0-9]+-words.*", "", engine.name),
+        "solo_s": round(solo_s, 4),
+        "runs": [_row(load_, way, run, tokens[load_], solo_s) for (load_, way), run in best.items()],
+        "bound": _bound(engine, path),
+        "arrangements": arrangements,
+        "prefix": prefix,
+    }
+
+
+def _random(console: Console, shape: str) -> Path:
+    from edge_nodes.cli.random_models import random_model
+    from edge_nodes.language.synthetic import read_shape
+
+    return random_model(console, read_shape(shape), head="Q8_0")
+
+
+def _loads(length: int, solo_s: float, quick: bool, first: bool) -> Iterator[Load]:
+    n, same = REQUESTS, [length] * REQUESTS
+    yield _load(SMALL_GAP, [i * solo_s / 64 for i in range(n)], length)
+    if quick or not first:
+        return
+    yield _load("gaps of 1/8 run", [i * solo_s / 8 for i in range(n)], length)
+    yield _load("gaps of 2 runs", [i * solo_s * 2 for i in range(8)], length)
+    for share in (32, 4):
+        yield _load(f"random gaps, mean 1/{share} run", poisson_arrivals(n, solo_s / share, 1), length)
+    lengths = np.random.default_rng(0).integers(length // 4, 2 * length, len(same)).tolist()
+    yield _load("random lengths", [i * solo_s / 64 for i in range(n)], length, lengths)
+
+
+def _load(name: str, arrivals_s: Sequence[float], length: int, lengths: Sequence[int] | None = None) -> Load:
+    prompts = np.random.default_rng(len(arrivals_s)).choice(TOKENS, (len(arrivals_s), PROMPT)).tolist()
+    return Load(name, arrivals_s, prompts, lengths or [length] * len(arrivals_s))
+
+
+def _ways(model: Any, tokenizer: Any, solo_s: float) -> dict[str, Callable[[Load], Run]]:
+    return {
+        SERIAL: lambda load: _fused(model, tokenizer, load, 1),
+        BATCHES: lambda load: _static(model, tokenizer, load, solo_s / 2),
+        FUSED: lambda load: _fused(model, tokenizer, load, REQUESTS),
+    }
+
+
+def _keep(best: dict[tuple[str, str], Run], key: tuple[str, str], run: Run) -> None:
+    if key not in best or run.total_s < best[key].total_s:
+        best[key] = run
+
+
+def _engine(model: Any, tokenizer: Any, slots: int, arrangement: str = "index") -> FusionEngine:
+    return FusionEngine(Limited(model, slots), tokenizer, FusionConfig(queue=REQUESTS, arrangement=arrangement))
+
+
+def _fused(model: Any, tokenizer: Any, load: Load, slots: int, arrangement: str = "index") -> Run:
+    """Give each request to the loop when it arrives; one slot is one after another."""
+    engine = _engine(model, tokenizer, slots, arrangement)
+    handles: list[Handle] = []
+    begin_s = time.perf_counter()
+    while len(handles) < len(load.arrivals_s) or engine.requests():
+        _submit(engine, load, handles, time.perf_counter() - begin_s)
+        if not engine.step():
+            _sleep_until(begin_s + load.arrivals_s[len(handles)])
+    return _outcome(load, handles, begin_s, engine)
+
+
+def _static(model: Any, tokenizer: Any, load: Load, window_s: float) -> Run:
+    """Collect a batch, or what came within the window, and run it to its end before the next."""
+    engine = _engine(model, tokenizer, STATIC)
+    handles: list[Handle] = []
+    begin_s = time.perf_counter()
+    while len(handles) < len(load.arrivals_s):
+        batch = load.arrivals_s[len(handles) : len(handles) + STATIC]
+        _sleep_until(begin_s + min(batch[-1], batch[0] + window_s))
+        _submit(engine, load, handles, time.perf_counter() - begin_s, len(handles) + STATIC)
+        while engine.step():
+            pass
+    return _outcome(load, handles, begin_s, engine)
+
+
+def _submit(engine: FusionEngine, load: Load, handles: list[Handle], now_s: float, most: int = REQUESTS) -> None:
+    while len(handles) < min(most, len(load.arrivals_s)) and load.arrivals_s[len(handles)] <= now_s:
+        number = len(handles)
+        handles.append(engine.submit(load.prompts[number], max_new_tokens=load.lengths[number]))
+
+
+def _sleep_until(when_s: float) -> None:
+    time.sleep(max(0.0, when_s - time.perf_counter()))
+
+
+def _outcome(load: Load, handles: Sequence[Handle], begin_s: float, engine: FusionEngine) -> Run:
+    run = Run(metrics=engine.metrics.summary())
+    for at, handle in zip(load.arrivals_s, handles, strict=True):
+        assert handle.done_s is not None and handle.first_s is not None
+        run.latency_s.append(handle.done_s - begin_s - at)
+        run.first_s.append(handle.first_s - begin_s - at)
+    run.total_s = max(h.done_s or 0.0 for h in handles) - begin_s
+    return run
+
+
+def _llama(peer: llama_cpp.LlamaCpp, load: Load) -> Run:
+    """The same requests to llama.cpp's server, each by a thread of its own."""
+    run = Run(latency_s=[0.0] * len(load.lengths))
+    begin_s = time.perf_counter()
+
+    def ask(number: int) -> None:
+        _sleep_until(begin_s + load.arrivals_s[number])
+        peer.complete(load.prompts[number], load.lengths[number])
+        run.latency_s[number] = time.perf_counter() - begin_s - load.arrivals_s[number]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(load.lengths))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run.total_s = max(at + took for at, took in zip(load.arrivals_s, run.latency_s, strict=True))
+    return run
+
+
+def _row(load: str, way: str, run: Run, tokens: int, solo_s: float) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "load": load,
+        "way": way,
+        "total_s": round(run.total_s, 4),
+        "tokens_per_s": round(tokens / run.total_s, 1),
+        "inflation": round(float(np.mean(run.latency_s)) / solo_s, 2),
+        "first_inflation": round(run.latency_s[0] / solo_s, 2),
+    }
+    if run.first_s:
+        row |= {f"first_p{q}_ms": round(float(np.percentile(run.first_s, q)) * 1e3, 1) for q in (50, 95)}
+        row |= {f"token_p{q}_ms": run.metrics.get(f"token_ms_p{q}") for q in (50, 95)}
+        row |= {name: run.metrics[name] for name in ("iterations", "occupancy", "hole_rows", "moved_bytes")}
+    return row
+
+
+def _bound(engine: Any, path: Path) -> dict[str, float]:
+    """Return what the machine's memory and int8 products allow an iteration of 1 and of all rows, beside it."""
+    from edge_nodes.language.gguf_file import GgufFile
+    from edge_nodes.native import _kernels as native
+
+    macs = sum(int(np.prod(t.shape)) for t in GgufFile(path).tensors.values() if len(t.shape) == 2)
+    peak = native.product_peak(engine.kernel, THREADS, 3)
+    memory = native.memory_bandwidth(engine.kernel, THREADS, 1)
+    read_s, product_s = engine.model.weight_bytes / memory, macs / peak
+    found = {"weights_read_ms": read_s * 1e3, "products_a_row_ms": product_s * 1e3}
+    for rows in (1, REQUESTS):
+        found[f"iteration_{rows}_rows_bound_ms"] = max(read_s, rows * product_s) * 1e3
+        found[f"iteration_{rows}_rows_ms"] = _step_s(engine.model, rows) * 1e3
+    found["rows_per_step_gain"] = REQUESTS * found["iteration_1_rows_ms"] / found[f"iteration_{REQUESTS}_rows_ms"]
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _step_s(model: Any, rows: int) -> float:
+    best, segments = float("inf"), [(slot, PROMPT, 1) for slot in range(rows)]
+    for _ in range(5):
+        begin = time.perf_counter()
+        model.forward(np.full(rows, TOKENS[0], np.int32), segments=segments, rows=range(rows))
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def _arrangements(model: Any, tokenizer: Any, length: int, solo_s: float, rounds: int) -> list[dict[str, Any]]:
+    """Random lengths through a few slots, by each arrangement."""
+    lengths = np.random.default_rng(1).integers(max(1, length // 4), 2 * length, REQUESTS).tolist()
+    load = _load("arrangements", [i * solo_s / 64 for i in range(REQUESTS)], length, lengths)
+    best: dict[tuple[str, str], Run] = {}
+    for _ in range(rounds):
+        for name in ARRANGEMENTS:
+            _keep(best, (load.name, name), _fused(model, tokenizer, load, FEW_SLOTS, name))
+    return [
+        {"arrangement": name, "total_s": round(run.total_s, 4)}
+        | {key: run.metrics[key] for key in ("iterations", "hole_rows", "moves", "moved_bytes")}
+        for (_, name), run in best.items()
+    ]
+
+
+def _prefix(model: Any, tokenizer: Any) -> dict[str, float]:
+    """Return what a prompt with a shared beginning costs the second time: copied, or computed."""
+    common = np.random.default_rng(2).choice(TOKENS[:-1], SHARED).tolist()
+    engine = _engine(model, tokenizer, 4)
+    engine.submit([*common, 5], max_new_tokens=40)
+    engine.step()
+    times = {}
+    for name, prompt in (("computed", [t + 1 for t in common]), ("copied", common)):
+        begin_s = time.perf_counter()
+        next(engine.submit([*prompt, 7], max_new_tokens=1))
+        times[f"{name}_ms"] = round((time.perf_counter() - begin_s) * 1e3, 2)
+    return {"tokens": SHARED, **times, "copied_bytes": engine.metrics.copied_bytes}

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+from small_gguf import write_gguf
+from typer.testing import CliRunner
+
+pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
+
+
+def test_the_figures_are_complete(tmp_path, monkeypatch):
+    from edge_nodes.cli import bench_fusion
+    from edge_nodes.cli.app import app
+
+    monkeypatch.setattr(bench_fusion, "REQUESTS", 5)
+    monkeypatch.setattr(bench_fusion, "TOKENS", range(3, 250))
+    monkeypatch.setattr(bench_fusion.llama_cpp, "available", lambda: False)
+    model, path = write_gguf(tmp_path / "small.gguf"), tmp_path / "fusion.json"
+    outcome = CliRunner().invoke(app, ["bench", "fusion", "--quick", "--model", str(model), "--json", str(path)])
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(path.read_text())
+    (about,) = result["results"]["models"]
+    ways = {(r["load"], r["way"]): r for r in about["runs"]}
+    assert {way for _, way in ways} == {"one after another", "static batches of 8", "fused"}
+    fused = ways[bench_fusion.SMALL_GAP, "fused"]
+    assert fused["occupancy"] > ways[bench_fusion.SMALL_GAP, "one after another"]["occupancy"] == 1.0
+    assert all(r["total_s"] > 0 and r["tokens_per_s"] > 0 for r in about["runs"])
+    assert [r["arrangement"] for r in about["arrangements"]] == ["index", "window", "window_fixed", "swap"]
+    assert {t["name"].partition(": ")[2].partition(",")[0] for t in result["targets"]} == {
+        "5 requests", "latency of the first request", "tokens/s"
+    }  # fmt: skip
+    assert [t["met"] for t in result["targets"]][2] is False  # without the peer nothing was measured
+    assert len(result["results"]["simulation"]) == 14
+
+
+def test_the_peer_is_asked_the_same(tmp_path):
+    pytest.importorskip("xllamacpp")
+    from edge_nodes.cli import bench_fusion, llama_cpp
+
+    model = write_gguf(tmp_path / "small.gguf")
+    peer = llama_cpp.LlamaCpp(model, threads=1, context=512, slots=2)
+    load = bench_fusion.Load("two", [0.0, 0.01], [[5, 6, 7], [8, 9, 10]], [6, 9])
+    run = bench_fusion._llama(peer, load)
+    assert len(run.latency_s) == 2
+    assert 0 < max(run.latency_s) <= run.total_s
