@@ -325,6 +325,22 @@ def bench_lut(
         console.print(f"figures: {as_json}")
 
 
+@bench_app.command("pager")
+def bench_pager(
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or GGUF file of the real model.")] = "smollm2-135m",
+) -> None:
+    """Weights streamed within memory budgets: time, stall, memory; llama.cpp with mmap beside (extra [peers])."""
+    from edge_nodes.cli import bench_pager as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, model=model, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List shipped, installed and known models."""

@@ -39,16 +39,24 @@ def open_streamed(
     directory = BlockDirectory(block_directory(path, progress))
     metadata = directory.metadata
     model = make(directory.sizes, context_limit(metadata))
+    return stream(directory, model, memory_budget_mb=memory_budget_mb, progress=progress), metadata, directory.name
+
+
+def stream(
+    directory: BlockDirectory,
+    model: Any,
+    *,
+    memory_budget_mb: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> StreamedModel:
+    """Return a native model of the directory's sizes with its weights, within a budget; see `open_streamed`."""
     sizes = [file.bytes for file in directory.order()]
-    everything = Plan(sum(map(whole_pages, sizes)), READERS[1], tuple(range(len(sizes))), Run(0.0, 0.0, 0))
-    if not memory_budget_mb:
-        return StreamedModel(model, directory, everything), metadata, directory.name
-    budget = blocks_budget(model, sizes, memory_budget_mb)
-    if budget >= everything.budget_bytes:
-        return StreamedModel(model, directory, everything), metadata, directory.name
+    total = sum(map(whole_pages, sizes))
+    budget = blocks_budget(model, sizes, memory_budget_mb) if memory_budget_mb else total
+    if budget >= total:
+        return StreamedModel(model, directory, Plan(total, READERS[1], tuple(range(len(sizes))), Run(0.0, 0.0, 0)))
     progress("planning the memory budget")
-    chosen = plan(profile(model, directory, progress), budget)
-    return StreamedModel(model, directory, chosen), metadata, directory.name
+    return StreamedModel(model, directory, plan(profile(model, directory, progress), budget))
 
 
 def context_limit(metadata: Mapping[str, Any]) -> float:

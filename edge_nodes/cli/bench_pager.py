@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes bench pager`: weights streamed within memory budgets; other ways to load, llama.cpp with mmap, beside.
+
+Arms of one model take turns in one process, several rounds of each; the least time counts, as other work on the machine
+only ever adds to it. Memory is measured in processes of their own, in a control group where that is permitted.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from edge_nodes import models
+from edge_nodes.cli import figures, llama_cpp
+from edge_nodes.cli.figures import target
+from edge_nodes.cli.memory_group import MemoryGroup, memory_group
+from edge_nodes.cli.processes import in_process, seconds
+from edge_nodes.errors import EdgeNodesError
+
+CONTEXT, THREADS, ROWS = 128, 1, (1, 2, 4, 8, 16)
+QUARTER = 0.25
+SHARES = (0.0, 0.1, QUARTER, 0.5, 0.75)  # of the blocks' bytes; the first is the smallest budget
+QUICK_SHARES = (0.0, QUARTER)
+READERS = (2, 4, 6)
+SPARE_PERCENT, FASTER, LOWER_PERCENT, OFF_PERCENT = 5.0, 2.0, 85.0, 15.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model.
+
+    Attributes:
+        name: for the tables.
+        path: its GGUF file.
+        folder: its block directory.
+        rounds: turns of each arm.
+        steps: tokens of a turn.
+    """
+
+    name: str
+    path: str
+    folder: str
+    rounds: int
+    steps: int
+
+
+def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
+    """Return the figures: {name, version, machine, config, results, targets}.
+
+    Args:
+        console: for progress.
+        model: name or file of the real model.
+        quick: the real model only, fewer turns; done in 30 s.
+
+    Raises:
+        EdgeNodesError: the model is missing, or a process ended early.
+    """
+    found: dict[str, Any] = {}
+    for case in _cases(console, model, quick):
+        with console.status(f"{case.name}: time"):
+            timed = {kind: in_process(_timings, case, kind == "cold", quick) for kind in ("cold", "warm")}
+        with console.status(f"{case.name}: rows"):
+            rows = in_process(_fused_rows, case)
+        with console.status(f"{case.name}: memory"):
+            memory = list(_memory(case, timed["cold"]["fixed_mb"], timed["cold"]["budgets"][-1 if quick else 0 :]))
+        found[case.name] = {**timed, "rows": rows["rows"], "memory": memory}
+    about = {"quick": quick, "threads": THREADS, "context_tokens": CONTEXT, "control_group": _group_version()}
+    about["peer"] = "llama.cpp by xllamacpp, mmap" if llama_cpp.available() else llama_cpp.ABSENT
+    return figures.result("pager", about, found, targets(found))
+
+
+def targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was wanted and whether it was reached."""
+    wanted = []
+    for name, case in found.items():
+        cold, memory = case["cold"], case["memory"]
+        streamed = [m for m in memory if m["arm"] == "streamed"]
+        over = max(100.0 * (m["growth_mb"] / m["budget_mb"] - 1) for m in streamed)
+        wanted.append(target(f"{name}: peak memory over the budget, %", round(over, 1), "<=", SPARE_PERCENT))
+        wanted.append(target(f"{name}: budgets with other output than in memory", cold["different"], "<=", 0))
+        off = [abs(100.0 * (b["predicted_ms"] / b["planned_ms"] - 1)) for b in cold["budgets"]]
+        wanted.append(target(f"{name}: prediction off by at most, %", round(max(off), 1), "<=", OFF_PERCENT))
+        quarter = next((b for b in cold["budgets"] if b["share"] == QUARTER), None)
+        faster = quarter and round(quarter["one_loader_ms"] / quarter["planned_ms"], 2)
+        wanted.append(target(f"{name}: x one loader, a quarter in memory, cold", faster, ">=", FASTER))
+        peers = {m["limit_mb"]: m["token_ms"] for m in memory if m["arm"] == "llama.cpp"}
+        ratios = [peers[m["limit_mb"]] / m["token_ms"] for m in streamed if peers.get(m["limit_mb"])]
+        ratio = round(min(ratios), 2) if ratios else None
+        wanted.append(target(f"{name}: x llama.cpp with mmap under the same limit", ratio, ">=", 1.0))
+        resident = next(m for m in memory if m["arm"] == "resident")
+        smallest = min(streamed, key=lambda m: float(m["growth_mb"]))
+        lower = round(100.0 * (1 - smallest["growth_mb"] / resident["growth_mb"]), 1)
+        cost = f"at {cold['budgets'][0]['planned_ms'] / cold['resident_ms']:.0f} x the time"
+        wanted.append(target(f"{name}: memory lower than resident, %, {cost}", lower, ">=", LOWER_PERCENT))
+        fused = case["rows"]
+        gain = round(fused[-1]["tokens_per_s"] / fused[0]["tokens_per_s"], 2)
+        wanted.append(target(f"{name}: x tokens/s of {fused[-1]['rows']} fused rows", gain, ">=", 2.0))
+    return wanted
+
+
+def show(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the figures."""
+    for name, case in result["results"].items():
+        for kind in ("cold", "warm"):
+            _show_times(console, f"{name}, {kind}", case[kind])
+        columns: tuple[str, ...] = (
+            "arm",
+            "budget_mb",
+            "limit_mb",
+            "growth_mb",
+            "rss_mb",
+            "group_mb",
+            "token_ms",
+            "stall_ms",
+            "note",
+        )
+        rows = [[m.get(c) for c in columns] for m in case["memory"]]
+        figures.show_table(console, f"{name}: memory", columns, rows)
+        columns = ("rows", "pass_ms", "tokens_per_s")
+        title = f"{name}: fused rows, a quarter in memory"
+        figures.show_table(console, title, columns, [[r[c] for c in columns] for r in case["rows"]])
+    figures.show_targets(console, result["targets"])
+
+
+def _show_times(console: Console, title: str, found: Mapping[str, Any]) -> None:
+    columns: tuple[str, ...] = (
+        "share",
+        "blocks_mb",
+        "readers",
+        "pinned",
+        "planned_ms",
+        "bound_ms",
+        "predicted_ms",
+        "stall_ms",
+    )
+    columns += ("one_loader_ms", *(f"m{m}_ms" for m in READERS))
+    rows = [[row.get(c) for c in columns] for row in found["budgets"]]
+    figures.show_table(console, f"{title}: time of a token within a budget", columns, rows)
+    first = [["resident, every token", found["resident_ms"]], *found["first_token_ms"].items()]
+    figures.show_table(console, f"{title}: first token from nothing in memory, ms", ("", "ms"), first)
+
+
+def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
+    from edge_nodes.cli.random_models import random_model
+    from edge_nodes.language.streaming import block_directory
+    from edge_nodes.language.synthetic import SHAPES
+
+    for shape in ("",) if quick else ("", "1b", "bitnet-2b"):
+        name = f"{shape} shape" if shape else Path(model).stem
+        path = random_model(console, SHAPES[shape]) if shape else models.find(model, verify=False).path
+        with console.status(f"blocks of {path.name}"):
+            folder = block_directory(str(path), lambda _: None)
+        yield Case(name, str(path), str(folder), 1 if quick else 3, 2 if quick else 3)
+
+
+class _Bench:
+    """A native model and its blocks, streamed by one plan after the other."""
+
+    def __init__(self, case: Case, *, slots: int = 1, direct: bool = True) -> None:
+        from edge_nodes.language.blocks import BlockDirectory
+        from edge_nodes.language.engine import make_model
+
+        self.directory = BlockDirectory(Path(case.folder))
+        self.native = make_model(
+            self.directory.sizes, CONTEXT, slots=slots, kv_cache="f16", threads=THREADS, kernel="auto"
+        )
+        self.sizes = [file.bytes for file in self.directory.order()]
+        self.direct, self._steps = direct, case.steps
+
+    def open(self, plan: Any) -> Any:
+        from edge_nodes.language.streamed_model import StreamedModel
+
+        return StreamedModel(self.native, self.directory, plan, direct=self.direct)
+
+    def turn(self, plan: Any, *, first: bool = False) -> dict[str, Any]:
+        """Return the least time of a token and its stall, or of the first token from nothing read."""
+        begin = time.perf_counter()
+        model = self.open(plan)
+        found: list[tuple[float, float]] = []
+        try:
+            logits = model.forward(np.zeros(1, np.int32), 0)
+            if first:
+                return {"ms": 1e3 * (time.perf_counter() - begin), "stall_ms": 1e3 * model.window.stats().stall_s}
+            for position in range(1, self._steps + 1):
+                model.window.clear_stats()
+                took = seconds(model.forward, np.zeros(1, np.int32), position)
+                found.append((took, model.window.stats().stall_s))
+        finally:
+            model.close()
+        took, stall = min(found)
+        return {"ms": 1e3 * took, "stall_ms": 1e3 * stall, "logits": logits}
+
+
+def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
+    """Return what tokens take by way of loading and by budget."""
+    from edge_nodes.language.block_profile import profile
+    from edge_nodes.paging.measure import read_rates
+    from edge_nodes.paging.plan import Plan, Run, plan
+    from edge_nodes.paging.window import BlockWindow, smallest_budget, whole_pages
+
+    bench = _Bench(case, direct=direct)
+    measured = profile(bench.native, bench.directory, direct=direct, fresh=True)
+    total, least, none = sum(map(whole_pages, bench.sizes)), smallest_budget(bench.sizes), Run(0.0, 0.0, 0)
+    everything = tuple(range(len(bench.sizes)))
+    arms: dict[tuple[str, str], Any] = {("resident", "token"): Plan(total, 1, everything, none)}
+    arms |= {(f"{m} loaders, all stay", "first"): Plan(total, m, everything, none) for m in (1, *READERS)}
+    shares = {share: max(least, int(share * total)) for share in (QUICK_SHARES if quick else SHARES)}
+    for share, budget in shares.items():
+        arms["one_loader", str(share)] = Plan(budget, 1, (), none)
+        arms["planned", str(share)] = plan(measured, budget)
+        if share == QUARTER:
+            arms |= {(f"m{m}", str(share)): plan(measured, budget, readers=(m,)) for m in READERS}
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    disk = 0.0
+    for _ in range(case.rounds):
+        disk = max(disk, *read_rates(bench.directory.order(), (1, *READERS), direct=direct).values())
+        for key, chosen in arms.items():
+            found = bench.turn(chosen, first=key[1] == "first")
+            if key not in best or found["ms"] < best[key]["ms"]:
+                best[key] = found
+
+    def load_all() -> None:
+        files = [file.path for file in bench.directory.order()]
+        with BlockWindow(bench.sizes, files, budget_bytes=total, pinned=everything, direct=direct) as window:
+            for index in everything:
+                window.acquire(index)
+                window.release(index)
+
+    resident = best["resident", "token"]
+    alike = [np.array_equal(found["logits"], resident["logits"]) for found in best.values() if "logits" in found]
+    rows = []
+    for share, budget in shares.items():
+        chosen, named = arms["planned", str(share)], str(share)
+        streamed = total - sum(whole_pages(bench.sizes[i]) for i in chosen.pinned)
+        row = {"share": share, "blocks_mb": round(budget / 2**20, 1), "readers": chosen.readers}
+        row |= {"pinned": len(chosen.pinned), "predicted_ms": round(1e3 * chosen.run.pass_s, 2)}
+        row |= {f"{arm}_ms": round(v["ms"], 2) for (arm, kind), v in best.items() if kind == named}
+        row |= {"stall_ms": round(best["planned", named]["stall_ms"], 2)}
+        rows.append(row | {"bound_ms": round(max(1e3 * streamed / disk, resident["ms"]), 2)})
+    all_s = min(seconds(load_all) for _ in range(case.rounds))
+    first = {arm: round(v["ms"], 2) for (arm, kind), v in best.items() if kind == "first"}
+    return {
+        "resident_ms": round(resident["ms"], 2),
+        "first_token_ms": {"load all, then compute": round(1e3 * all_s + resident["ms"], 2), **first},
+        "budgets": rows,
+        "different": alike.count(False),
+        "disk_mb_s": round(disk / 1e6, 1),
+        "read_mb_s": {m: round(rate / 1e6, 1) for m, rate in measured.bytes_per_s.items()},
+        "handover_us": round(1e6 * measured.handover_s, 1),
+        "blocks_mb": round(total / 2**20, 1),
+        "fixed_mb": round((bench.native.cache_bytes + bench.native.work_bytes) / 2**20, 1),
+    }
+
+
+def _fused_rows(case: Case) -> dict[str, Any]:
+    """Return tokens a second of several sequences that share each pass over the disk."""
+    from edge_nodes.language.block_profile import profile
+    from edge_nodes.paging.plan import plan
+    from edge_nodes.paging.window import smallest_budget
+
+    bench = _Bench(case, slots=max(ROWS))
+    measured = profile(bench.native, bench.directory)
+    budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
+    model, best = bench.open(plan(measured, budget)), dict.fromkeys(ROWS, float("inf"))
+    for position in range(case.rounds):
+        for rows in ROWS:
+            segments = [(slot, position, 1) for slot in range(rows)]
+            step = partial(model.forward, np.zeros(rows, np.int32), segments=segments, rows=list(range(rows)))
+            best[rows] = min(best[rows], seconds(step))
+    model.close()
+    found = [{"rows": n, "pass_ms": round(1e3 * s, 2), "tokens_per_s": round(n / s, 2)} for n, s in best.items()]
+    return {"rows": found}
+
+
+def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield what processes hold: resident, streamed within budgets, and llama.cpp under the same limits.
+
+    A page of a file counts for the group that read it first: llama.cpp's file is dropped from the cache before.
+    """
+    with memory_group() as group:
+        resident = in_process(_hold, case, 0, group)
+    yield {"arm": "resident", **resident}
+    for row in budgets:
+        budget_mb = math.ceil(row["blocks_mb"] + fixed_mb) + 1
+        limit_mb = math.ceil(resident["before_mb"] + 1.05 * budget_mb)
+        with memory_group(limit_mb << 20) as group:
+            found = in_process(_hold, case, budget_mb, group)
+            note = {} if group else {"note": "no control group here: no limit set"}
+        yield {"arm": "streamed", "limit_mb": limit_mb, "budget_mb": budget_mb, **found, **note}
+        if group and llama_cpp.available():
+            yield {"arm": "llama.cpp", "limit_mb": limit_mb, **_limited_peer(case, limit_mb)}
+
+
+def _limited_peer(case: Case, limit_mb: int) -> dict[str, Any]:
+    with Path(case.path).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with memory_group(limit_mb << 20) as group:
+        try:
+            return in_process(_hold_peer, case, group)
+        except EdgeNodesError as error:
+            return {"note": f"does not run: {error}"}
+
+
+def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, Any]:
+    """Return the memory that weights, cache and work space took in this process, MiB, and the time of a token."""
+    import psutil
+
+    from edge_nodes.language.blocks import BlockDirectory
+    from edge_nodes.language.engine import make_model
+    from edge_nodes.language.gguf_file import GgufFile
+    from edge_nodes.language.streaming import stream
+    from edge_nodes.language.tokenizer import Tokenizer
+
+    if group:
+        group.join()
+    directory = BlockDirectory(Path(case.folder))
+    process, tokenizer = psutil.Process(), Tokenizer(directory.metadata)
+    gc.collect()
+    before, charged = process.memory_info().rss, group.held_bytes() if group else 0
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    model = make_model(directory.sizes, CONTEXT, slots=1, kv_cache="f16", threads=THREADS, kernel="auto")
+    if budget_mb:
+        model = stream(directory, model, memory_budget_mb=budget_mb)
+    else:
+        GgufFile(Path(case.path)).fill(model)
+    best, stall_ms = float("inf"), 0.0
+    for position in range(case.steps + 2):
+        stalled = model.window.stats().stall_s if budget_mb else 0.0
+        took = seconds(model.forward, np.zeros(1, np.int32), position)
+        if took < best:
+            best, stall_ms = took, 1e3 * (model.window.stats().stall_s - stalled) if budget_mb else 0.0
+    held = _peak_rss() if budget_mb else process.memory_info().rss
+    del tokenizer
+    return {
+        "before_mb": round(before / 2**20, 1),
+        "growth_mb": round((held - before) / 2**20, 1),
+        "rss_mb": round(held / 2**20, 1),
+        "group_mb": round((group.peak_bytes() - charged) / 2**20, 1) if group else None,
+        "token_ms": round(1e3 * best, 2),
+        "stall_ms": round(stall_ms, 2),
+    }
+
+
+def _hold_peer(case: Case, group: MemoryGroup) -> dict[str, Any]:
+    """Return llama.cpp's time of a token and its peak of memory, MiB; the weights are its mapped file."""
+    group.join()
+    peer = llama_cpp.LlamaCpp(Path(case.path), threads=THREADS, context=CONTEXT)
+    rate = max(peer.rates([1, 2, 3, 4], case.steps)[1] for _ in range(2))
+    return {
+        "rss_mb": round(_peak_rss() / 2**20, 1),
+        "group_mb": round(group.peak_bytes() / 2**20, 1),
+        "token_ms": round(1e3 / rate, 2),
+    }
+
+
+def _peak_rss() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def _group_version() -> str:
+    with memory_group() as group:
+        return f"cgroup v{group.version}" if group else "none permitted: resident memory only"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control groups that limit and measure the memory of a process, its page cache included (cgroup v2, or v1)."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+_FILES = {  # version: directory of groups; limit, peak and usage of a group
+    2: (ROOT, "memory.max", "memory.peak", "memory.current"),
+    1: (ROOT / "memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.usage_in_bytes"),
+}
+
+
+@dataclass(frozen=True)
+class MemoryGroup:
+    """A control group.
+
+    Attributes:
+        folder: its directory.
+        version: of the interface, 1 or 2.
+    """
+
+    folder: Path
+    version: int
+
+    def join(self) -> None:
+        """Put this process into the group."""
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that the group has held."""
+        return int((self.folder / _FILES[self.version][2]).read_text())
+
+    def held_bytes(self) -> int:
+        """Return the memory that the group holds now."""
+        return int((self.folder / _FILES[self.version][3]).read_text())
+
+
+@contextmanager
+def memory_group(limit_bytes: int = 0) -> Iterator[MemoryGroup | None]:
+    """Make a group of at most `limit_bytes` (0: no limit) and remove it; None where this is not permitted."""
+    group = _make(limit_bytes)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.folder.rmdir()  # its processes have ended
+
+
+def _make(limit_bytes: int) -> MemoryGroup | None:
+    for version, (root, limit, peak, _) in _FILES.items():
+        folder = root / f"edge_nodes-{uuid.uuid4().hex[:12]}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            if not (folder / peak).exists():
+                raise OSError("no memory controller")
+            if limit_bytes:
+                (folder / limit).write_text(str(limit_bytes))
+        except OSError:
+            folder.rmdir()
+            continue
+        return MemoryGroup(folder, version)
+    return None
