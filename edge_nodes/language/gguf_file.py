@@ -171,9 +171,9 @@ class GgufFile:
         dim = int(self.sizes()["rope_dim"])
         base = self.number("rope.freq_base", 10000.0)
         frequencies = base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-        kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "none")
+        kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "linear")
         if kind == "linear":
-            frequencies /= self.number("rope.scaling.factor", 1.0)
+            frequencies /= self.number("rope.scaling.factor", 0.0) or self.number("rope.scale_linear", 0.0) or 1.0
         elif kind != "none":
             raise self.bad("unsupported RoPE scaling", kind, "none, linear, or a tensor rope_freqs.weight")
         if "rope_freqs.weight" in self.tensors:

@@ -3,48 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Bpe
+from tokenizers import decoders
 
 from edge_nodes.errors import State
+from edge_nodes.language import bpe
 from edge_nodes.language.errors import LanguageError
 
-CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-
-
-def _byte_level(use_regex: bool) -> Any:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-
-
-def _smollm() -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level(True)])
-
-
-def _llama3() -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _byte_level(False)])
-
-
-_PRE_TOKENIZERS: Mapping[str, Callable[[], Any]] = {
-    "smollm": _smollm,
-    "gpt-2": lambda: _byte_level(True),
-    "default": lambda: _byte_level(True),
-    "llama-bpe": _llama3,
-    "llama3": _llama3,
-    "llama-v3": _llama3,
-}
+# Texts of control tokens that end a turn, whatever the file names as its own end.
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>")
 
 
 class Tokenizer:
     """A byte-pair tokenizer with the model's special tokens and chat template.
+
+    It is over bytes (model "gpt2") or of SentencePiece's kind (model "llama").
 
     Args:
         metadata: the `tokenizer.*` keys of a GGUF file.
@@ -54,27 +32,20 @@ class Tokenizer:
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        kind, pre = metadata.get("tokenizer.ggml.model"), str(metadata.get("tokenizer.ggml.pre", "default"))
-        if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
-            raise LanguageError(
-                "the file's tokenizer is not supported",
-                got=f"model {kind!r}, pre-tokenizer {pre!r}",
-                expected="model 'gpt2', pre-tokenizer one of " + ", ".join(_PRE_TOKENIZERS),
-                state=State.MODEL_BAD,
-            )
-        for key in ("tokens", "merges"):
-            if not isinstance(metadata.get(f"tokenizer.ggml.{key}"), list):
-                raise LanguageError(f"the file has no tokenizer.ggml.{key}", state=State.MODEL_BAD)
-        tokens: Sequence[str] = metadata["tokenizer.ggml.tokens"]
-        types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-        self._bpe = _build(tokens, types, metadata["tokenizer.ggml.merges"], _PRE_TOKENIZERS[pre]())
+        tokens: Sequence[str] = _list(metadata, "tokens")
+        types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [bpe.NORMAL] * len(tokens))
+        self._bpe = _build(metadata, tokens, types)
         self.size = len(tokens)
-        self.bos: int | None = metadata.get("tokenizer.ggml.bos_token_id")
-        self.eos: int | None = metadata.get("tokenizer.ggml.eos_token_id")
-        self._adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False))
+        bos, eos = (1, 2) if metadata.get("tokenizer.ggml.model") == "llama" else (None, None)  # SentencePiece's own
+        self.bos: int | None = metadata.get("tokenizer.ggml.bos_token_id", bos)
+        self.eos: int | None = metadata.get("tokenizer.ggml.eos_token_id", eos)
+        self._adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", _adds_bos(metadata)))
         ends = {self.eos, metadata.get("tokenizer.ggml.eot_token_id")}
-        ends |= {i for i, t in enumerate(tokens) if types[i] == CONTROL and t in ("<|im_end|>", "<|eot_id|>")}
+        controls = [(t, i) for i, t in enumerate(tokens) if types[i] == bpe.CONTROL]
+        ends |= {i for t, i in controls if t in _ENDS}
         self.end_tokens = frozenset(i for i in ends if i is not None)
+        self._controls = re.compile("|".join(re.escape(t) for t, _ in sorted(controls, reverse=True)) or r"(?!)")
+        self._ids = dict(controls)
         self._texts = {"bos_token": _text(tokens, self.bos), "eos_token": _text(tokens, self.eos)}
         self._template = str(metadata.get("tokenizer.chat_template", ""))
 
@@ -116,17 +87,28 @@ class Tokenizer:
         # Contents travel through the template as private-use marks, so that nobody can forge a role in them.
         marked = [{**m, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
         ids: list[int] = []
-        for number, part in enumerate(self._render(marked, reply).split("\ue000")):
-            index, found, fixed = part.partition("\ue001")
-            if number and found:
-                content = messages[int(index)]["content"]
-                ids += self._join(content, fixed)
-            else:
-                ids += self.encode(part)
-        return ids
+        for run in self._runs(self._render(marked, reply), [m["content"] for m in messages]):
+            ids += [run] if isinstance(run, int) else self.encode(run, special=False)
+        starts = not self._adds_bos or self.bos is None or ids[:1] == [self.bos]
+        return ids if starts else [self.bos, *ids]  # type: ignore[list-item]
 
-    def _join(self, content: str, fixed: str) -> list[int]:
-        return self.encode(content, special=False) + (self.encode(fixed) if fixed else [])
+    def _runs(self, text: str, contents: Sequence[str]) -> Iterator[int | str]:
+        """Yield the control tokens of a rendered template, and the texts between them with their contents put in."""
+        run = ""
+        for number, part in enumerate(text.split("\ue000")):
+            index, found, fixed = part.partition("\ue001")
+            marked = bool(number and found)
+            run += contents[int(index)] if marked else ""
+            start, fixed = 0, fixed if marked else part
+            for match in self._controls.finditer(fixed):
+                run += fixed[start : match.start()]
+                if run:
+                    yield run
+                yield self._ids[match.group()]
+                run, start = "", match.end()
+            run += fixed[start:]
+        if run:
+            yield run
 
     def _render(self, messages: Sequence[Mapping[str, str]], reply: bool) -> str:
         if not self._template:
@@ -148,13 +130,32 @@ def _text(tokens: Sequence[str], token: int | None) -> str:
     return "" if token is None else tokens[token]
 
 
-def _build(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], pre_tokenizer: Any) -> Any:
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    bpe = Bpe(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=False))
-    bpe.pre_tokenizer = pre_tokenizer
-    bpe.decoder = decoders.ByteLevel()
-    kinds = list(zip(tokens, types, strict=True))
-    bpe.add_special_tokens([AddedToken(t, normalized=False) for t, k in kinds if k == CONTROL])
-    bpe.add_tokens([AddedToken(t, normalized=False) for t, k in kinds if k == USER_DEFINED])
-    return bpe
+def _list(metadata: Mapping[str, Any], name: str) -> list[Any]:
+    found = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(found, list):
+        raise LanguageError(f"the file has no tokenizer.ggml.{name}", state=State.MODEL_BAD)
+    return found
+
+
+def _pre(metadata: Mapping[str, Any]) -> str:
+    return str(metadata.get("tokenizer.ggml.pre", "default"))
+
+
+def _adds_bos(metadata: Mapping[str, Any]) -> bool:
+    """Return whether text begins with the token for it where the file does not say: as llama.cpp takes it."""
+    return metadata.get("tokenizer.ggml.model") == "llama" or _pre(metadata) in bpe.LLAMA3
+
+
+def _build(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> Any:
+    kind, pre = metadata.get("tokenizer.ggml.model"), _pre(metadata)
+    if kind == "llama":
+        prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+        return bpe.sentence_piece(tokens, types, _list(metadata, "scores"), prefix=prefix)
+    if kind == "gpt2" and pre in bpe.PRE_TOKENIZERS:
+        return bpe.byte_level(tokens, types, _list(metadata, "merges"), pre)
+    raise LanguageError(
+        "the file's tokenizer is not supported",
+        got=f"model {kind!r}, pre-tokenizer {pre!r}",
+        expected="model 'llama', or 'gpt2' with a pre-tokenizer of " + ", ".join(bpe.PRE_TOKENIZERS),
+        state=State.MODEL_BAD,
+    )

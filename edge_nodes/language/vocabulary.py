@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edge_nodes.language.bpe import CONTROL, NORMAL
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.tokenizer import CONTROL
 
-NORMAL = 1
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CHAT = (

@@ -28,6 +28,7 @@ def write_gguf(path, *, kinds=None, seed=0, tied=True, arch="llama", drop=(), **
     alphabet = byte_tokens()
     merges = ["h e", "l l", "he ll", "hell o"]
     tokens = ["<|end|>", "<|im_start|>", "<|im_end|>", *alphabet, *(m.replace(" ", "") for m in merges)]
+    tokens = changes.get("tokens", tokens)
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(LAYERS)
     writer.add_context_length(changes.get("context", 8192))
@@ -41,10 +42,15 @@ def write_gguf(path, *, kinds=None, seed=0, tied=True, arch="llama", drop=(), **
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(HEAD_DIM)
     writer.add_tokenizer_model(changes.get("tokenizer", "gpt2"))
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(changes.get("pre", "smollm"))
     writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges(merges)
+    writer.add_token_types(changes.get("types", [3] * 3 + [1] * (len(tokens) - 3)))
+    if "scores" in changes:
+        writer.add_token_scores(changes["scores"])
+    else:
+        writer.add_token_merges(changes.get("merges", merges))
+    if "rope" in changes:
+        changes["rope"](writer)
     writer.add_eos_token_id(0)
     writer.add_chat_template(changes.get("template", CHAT))
     shapes = {"token_embd": (len(tokens), WIDTH)} | ({} if tied else {"output": (len(tokens), WIDTH)})

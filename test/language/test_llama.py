@@ -6,6 +6,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+from small_gguf import HEAD_DIM
 
 from edge_nodes.errors import ModelError, State
 from edge_nodes.language import LanguageError, load
@@ -43,8 +44,9 @@ class Llama:
 
     def _rope(self, x):
         dim = x.shape[-1]
-        base = self.fields["rope.freq_base"]
-        angles = np.arange(len(x))[:, None] * base ** (-np.arange(0, dim, 2) / dim)
+        frequencies = self.fields["rope.freq_base"] ** (-np.arange(0, dim, 2) / dim)
+        frequencies /= self.fields.get("rope.scaling.factor", 1.0) * self.weights.get("rope_freqs", 1.0)
+        angles = np.arange(len(x))[:, None] * frequencies
         turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
         return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
 
@@ -116,6 +118,30 @@ def test_logits_equal_the_float_reference(make_model, tmp_path, kinds):
         assert np.linalg.norm(each - expected) <= 4e-2 * np.linalg.norm(expected)
 
 
+def linear(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+
+
+def llama3(writer):
+    # Llama 3.1's factors: 1 for short waves, 8 for long ones (its config: rope_scaling).
+    waves = 2 * np.pi * 10000.0 ** (np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    smooth = np.clip((8192 / 64 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)
+    writer.add_tensor("rope_freqs.weight", (1 / (smooth + (1 - smooth) / 8.0)).astype(np.float32))
+
+
+def yarn(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+
+
+@pytest.mark.parametrize("rope", [linear, llama3])
+def test_scaled_rope(make_model, tmp_path, rope):
+    path, plain = (make_model(tmp_path / name, **changes) for name, changes in [("a", {"rope": rope}), ("b", {})])
+    got, expected = native_logits(path, kv_cache="f32"), Llama(path, eight_bits).logits(TOKENS)
+    assert np.linalg.norm(got - expected) <= 1e-2 * np.linalg.norm(expected)
+    assert np.linalg.norm(got - native_logits(plain)) > 0.1 * np.linalg.norm(expected)
+
+
 def test_results_do_not_depend_on_threads_steps_or_batches(small_model):
     expected = native_logits(small_model, threads=1)
     np.testing.assert_array_equal(native_logits(small_model, threads=3), expected)
@@ -151,9 +177,10 @@ def test_unsupported_files_are_one_clear_error(make_model, tmp_path):
     assert_bad(
         make_model(tmp_path / "b.gguf", kinds={"ffn_up": "Q5_1"}), r"blk\.0\.ffn_up.*Q5_1.*expected one of F32|Q5_1"
     )
-    assert_bad(make_model(tmp_path / "c.gguf", tokenizer="llama"), "tokenizer is not supported")
+    assert_bad(make_model(tmp_path / "c.gguf", tokenizer="bert"), "tokenizer is not supported")
     assert_bad(make_model(tmp_path / "d.gguf", drop=("blk.1.attn_v",)), r"missing tensors.*blk\.1\.attn_v")
     assert_bad(make_model(tmp_path / "e.gguf", width=128), "wrong shape")
+    assert_bad(make_model(tmp_path / "f.gguf", rope=yarn), "RoPE scaling.*yarn.*linear")
 
 
 def test_broken_files_are_one_clear_error(small_model, tmp_path):

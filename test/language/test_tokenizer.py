@@ -2,12 +2,28 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import urllib.request
+from pathlib import Path
 
 import pytest
+from small_gguf import write_gguf
 
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, Tokenizer
+from edge_nodes.language.bpe import PRE_TOKENIZERS
+from edge_nodes.language.gguf_file import GgufFile
+
+TEXTS = [
+    "Hello, world! It's 12345 o'clock, they'LL say.",
+    "  two  spaces\n\tand tabs \r\n\n  end ",
+    "na\u00efve \u4f60\u597d \U0001f642 \u201cq\u201d caf\u00e9",
+    "def f(x): return x**2 == 1_000.5 + a[3]",
+    "100,000 m\u00b2 \u00bd 3rd CamelCase snake_case <not|special>",
+    "a",
+    " ",
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +82,87 @@ def test_what_is_not_supported_is_said(metadata):
         Tokenizer({**metadata, "tokenizer.ggml.model": "unigram"})
     with pytest.raises(LanguageError, match="'tekken'"):
         Tokenizer({**metadata, "tokenizer.ggml.pre": "tekken"})
+    with pytest.raises(LanguageError, match="scores"):
+        Tokenizer({**metadata, "tokenizer.ggml.model": "llama"})
     without = {k: v for k, v in metadata.items() if k != "tokenizer.ggml.merges"}
     with pytest.raises(LanguageError, match="merges"):
         Tokenizer(without)
+
+
+def tokenized_by_llama_cpp(path, texts, *, begin):
+    """Token ids of each text as llama.cpp's own server gives them."""
+    pytest.importorskip("xllamacpp", reason="needs the extra [peers]")
+    from edge_nodes.cli.llama_cpp import LlamaCpp
+
+    server, found = LlamaCpp(path, threads=1, context=64), []
+    for text in texts:
+        body = json.dumps({"content": text, "add_special": begin, "parse_special": True}).encode()
+        request = urllib.request.Request(server.address + "/tokenize", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found.append(json.loads(answer.read())["tokens"])
+    return found
+
+
+@pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_pre_tokenizers_cut_as_llama_cpp(metadata, tmp_path, pre):
+    assert pre in PRE_TOKENIZERS
+    names = {"tokens": "tokens", "types": "token_type", "merges": "merges"}
+    changes = {name: metadata[f"tokenizer.ggml.{key}"] for name, key in names.items()}
+    path = write_gguf(tmp_path / "m.gguf", pre=pre, **changes)
+    tokenizer = Tokenizer({k: v for k, v in GgufFile(path).metadata.items() if k.startswith("tokenizer.")})
+    texts = [*TEXTS, Path(__file__).read_text()[:2000]]
+    assert [tokenizer.encode(text) for text in texts] == tokenized_by_llama_cpp(path, texts, begin=False)
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """A SentencePiece model trained on this repository's words, and the file that says the same."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra [reference]")
+    corpus = tmp_path_factory.mktemp("pieces") / "corpus.txt"
+    corpus.write_text("\n".join(p.read_text() for p in sorted(Path(__file__).parent.glob("*.py"))))
+    model = io.BytesIO()
+    options = {"vocab_size": 900, "model_type": "bpe", "byte_fallback": True, "split_digits": True, "num_threads": 1}
+    options |= {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "minloglevel": 2}
+    options |= {"max_sentence_length": 1 << 20, "character_coverage": 0.999, "allow_whitespace_only_pieces": True}
+    sentencepiece.SentencePieceTrainer.train(input=str(corpus), model_writer=model, **options)
+    found = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = range(found.get_piece_size())
+    kinds = [2 if found.is_unknown(i) else 3 if found.is_control(i) else 6 if found.is_byte(i) else 1 for i in ids]
+    changes = {"tokens": [found.id_to_piece(i) for i in ids], "scores": [found.get_score(i) for i in ids]}
+    template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [/{{ m['role'] }}]{% endfor %}"
+    )
+    path = write_gguf(corpus.with_name("m.gguf"), tokenizer="llama", types=kinds, template=template, **changes)
+    return found, path
+
+
+def test_pieces_are_those_of_sentencepiece_and_llama_cpp(pieces):
+    found, path = pieces
+    tokenizer = Tokenizer(GgufFile(path).metadata)
+    texts = [*TEXTS, "", Path(__file__).read_text()[:2000]]
+    for text in texts:
+        assert tokenizer.encode(text, special=False) == found.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        step = tokenizer.stream()
+        assert "".join(step(i) for i in tokenizer.encode(text)) == text
+    assert [tokenizer.encode(text) for text in TEXTS] == tokenized_by_llama_cpp(path, TEXTS, begin=True)
+
+
+def test_a_conversation_of_pieces_begins_once_and_joins_its_texts(pieces):
+    found, path = pieces
+    tokenizer = Tokenizer(GgufFile(path).metadata)
+    assert tokenizer.encode("hello")[0] == 1
+    ids = tokenizer.chat([{"role": "user", "content": "hello <s> there"}])
+    assert ids == [1, *found.encode("[user] hello <s> there [/user]")]
+
+
+def test_pieces_can_be_constrained(pieces):
+    from edge_nodes.language import Constraint, load
+
+    engine = load(pieces[1], context_tokens=128, threads=1)
+    run = engine.generate(
+        engine.tokenizer.encode("where"), max_new_tokens=60, constraint=Constraint.regex("(left|right), \u4f60{2} 7 m")
+    )
+    assert "".join(t.text for t in run).strip() in ("left, \u4f60\u4f60 7 m", "right, \u4f60\u4f60 7 m")
