@@ -90,6 +90,10 @@ SPEECH = _event(
     },
     confidence={**_NUMBER, "minimum": 0, "maximum": 1},
     cost={"type": "object", "additionalProperties": _NUMBER, "description": "what it took: encoder_ms, layers, ..."},
+    replaces={
+        "type": "boolean",
+        "description": "final only: takes the place of the one before with this start_ns, whose speech went on",
+    },
 )
 
 _ATTEMPT = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from edge_nodes.cli.processes import in_process, peak_gflop_s, seconds
 
 Audio = npt.NDArray[np.float32]
 RATE_HZ = 16000
-BLOCK = RATE_HZ // 25
+FLICKER_PERCENT = 5.0
 
 
 def bench(console: Console, *, model: str, whisper: str, quick: bool) -> dict[str, Any]:
@@ -63,6 +62,7 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
             300.0,
         ),
         target("time between partial texts, p95 ms", latency["between partial texts"]["p95"], "<=", 300.0),
+        target("words of partial texts that change, %", results["streams"]["flicker_percent"], "<=", FLICKER_PERCENT),
         target("time the parallel layers add to the last exit, %", parallel_percent, "<", 5.0),
         target("resident memory, MB", results["memory_mb"], "<", 400.0),
     ]
@@ -83,6 +83,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     spread = ("p50", "p95", "max")
     rows = ([name, *(v[s] for s in spread)] for name, v in found["latency_ms"].items())
     figures.show_table(console, "latency, ms", ("", *spread), rows)
+    figures.show_table(console, "streams of speech", ("", "value"), found["streams"].items())
     rows = ([k, v] for k, v in found["parallel_layers"].items())
     figures.show_table(console, "parallel layers", ("", "value"), rows)
     others = found["others"].items()
@@ -126,7 +127,7 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
     loaded = recognizer.model
     if not isinstance(loaded, SpeechModel):
         raise DataError("this model cannot be measured", got=loaded.name, expected="a model of this package's encoder")
-    latency = _streamed(recognizer, clips, repeats)
+    streamed = _streamed(recognizer, clips, repeats)
     leave = policy(recognizer.config.exit, loaded.layers)
     whole = [1e3 * seconds(loaded.recognise, clip, leave) for clip in clips * repeats]
     memory = psutil.Process().memory_info().rss / 2**20
@@ -142,7 +143,8 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
         }
     return {
         "exits": exits,
-        "latency_ms": {**latency, "work on a whole clip": figures.spread(whole)},
+        "latency_ms": {**streamed["latency_ms"], "work on a whole clip": figures.spread(whole)},
+        "streams": streamed["streams"],
         "parallel_layers": _parallel_cost(loaded.encoder, repeats),
         "memory_mb": round(memory, 1),
         "peak_gflop_s": round(peak, 1),
@@ -150,35 +152,23 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
 
 
 def _streamed(recognizer: Any, clips: list[Audio], repeats: int) -> dict[str, Any]:
-    """Return latencies of audio that comes at the speed it was spoken: the wait for it, and the work after it."""
-    final: list[float] = []
-    work: list[float] = []
-    partial: list[float] = []
-    between: list[float] = []
-    for clip in clips * repeats:
-        audio = np.pad(clip, (RATE_HZ // 2, RATE_HZ))
-        samples = (np.clip(audio, -1, 1) * 32767).astype(np.int16)
-        before = None
-        for begin in range(0, len(samples) - BLOCK + 1, BLOCK):
-            now_ns = (begin + BLOCK) * 1_000_000_000 // RATE_HZ
-            started = time.perf_counter()
-            for event in recognizer.feed(samples[begin : begin + BLOCK], now_ns):
-                took_ms = 1e3 * (time.perf_counter() - started)
-                waited_ms = (now_ns - event.end_ns) / 1e6
-                if event.kind == "final":
-                    final.append(waited_ms + took_ms)
-                    work.append(took_ms)
-                elif event.kind == "partial":
-                    partial.append(waited_ms + took_ms)
-                    at_ms = now_ns / 1e6 + took_ms
-                    between += [] if before is None else [at_ms - before]
-                    before = at_ms
-        recognizer.drop()
+    """Return latencies of audio that comes at the speed it was spoken, and what partial texts do."""
+    from edge_nodes.speech import streaming
+
+    told = [streaming.live(recognizer, clip) for _ in range(repeats) for clip in clips]
+    events = [each for stream in told for each in stream]
+    ends = [delay for stream in told for delay in streaming.final_delays_ms(stream)]
+    partials = [each for each in events if each.event.kind == "partial"]
     return {
-        "end of speech to final text": figures.spread(final),
-        "of it work, after the silence that ends speech": figures.spread(work),
-        "audio to partial text": figures.spread(partial),
-        "between partial texts": figures.spread(between),
+        "latency_ms": {
+            "end of speech to final text": figures.spread(ends),
+            "audio to partial text": figures.spread([1e3 * p.at_s - p.event.end_ns / 1e6 for p in partials]),
+            "between partial texts": figures.spread([gap for s in told for gap in streaming.partial_gaps_ms(s)]),
+            "work on a partial text": figures.spread(
+                [p.event.cost["features_ms"] + p.event.cost["encoder_ms"] for p in partials]
+            ),
+        },
+        "streams": streaming.figures(told),
     }
 
 

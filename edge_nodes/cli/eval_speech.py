@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from edge_nodes import models
@@ -17,6 +18,7 @@ from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 from edge_nodes.cli.peers import SPHINX, WHISPER, peers
 from edge_nodes.speech import calibration as calibration_file
+from edge_nodes.speech import streaming
 from edge_nodes.speech.calibrating import LOSS, USABLE, crossed, fit
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import Clip, read, records, trained_on, usable
@@ -24,8 +26,10 @@ from edge_nodes.speech.config import SpeechConfig
 from edge_nodes.speech.evaluation import Heard, false_words, listen, summary, word_error_rate
 from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.recognizer import Recognizer
 
 QUICK_CLIPS, QUICK_NOISE_S = 24, 60
+PAUSES_S = (0.15, 0.45)
 _NEW, _SEEN = "not trained on", "trained on"
 
 
@@ -64,6 +68,8 @@ def speech(
                 results["noise"][stem.name] = noise
     if new:
         results["all not trained on"] = summary([h for _, h in new], loaded.calibration)
+        with console.status("the same as streams"):
+            results["streams"] = _streams([clip for clip, _ in new[: QUICK_CLIPS // 3 if quick else None]], model)
         with console.status("the others"):
             results["others"] = _others([clip for clip, _ in new], whisper)
     about = {"data": [s.name for s in stems], "model": loaded.name, "quick": quick, "threads": 1}
@@ -85,6 +91,10 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         saved = round(100 * (1 - shipped["gflop_per_s"] / last["gflop_per_s"]), 1)
         found.append(target("WER of the shipped policy over the last exit's, points", worse, "<=", 0.5))
         found.append(target("encoder operations the shipped policy saves, %", saved, ">=", 40.0))
+        for name in ("clips", "pause between two", "pause within one"):
+            early, late = (results["streams"][f"{name}, {way}"]["wer"] for way in ("as shipped", "after silence only"))
+            if early is not None and late is not None:
+                found.append(target(f"WER %, early final texts, {name}", early, "<=", late))
         # Needs a second training, of a same-size Conformer with exits.
         found.append(target("exits worse than a same-size early-exit Conformer's", None, "<=", 0.0))
     for name, noise in results["noise"].items():
@@ -108,6 +118,12 @@ def show(console: Console, result: dict[str, Any]) -> None:
         )
         titles = ("", "WER %", "layers", "GFLOP/s", "s/s", "audio ending at each exit")
         figures.show_table(console, f"{everything['clips']} clips not trained on, a second of audio", titles, rows)
+        rows = (
+            [n, s["wer"], s["finals"], s["withdrawn"], *(s["end_to_final_ms"][k] for k in ("p50", "p95"))]
+            for n, s in found["streams"].items()
+        )
+        titles = ("", "WER %", "finals", "withdrawn", "end to final ms, p50", "p95")
+        figures.show_table(console, "the same clips as streams; pauses of 150 to 450 ms", titles, rows)
         others = found["others"].items()
         figures.show_table(
             console,
@@ -173,6 +189,38 @@ def _clips(stem: Path, limit: int | None) -> tuple[list[Clip], int]:
         held_out = [item for item in found if item[2] or not seen]
         found = (held_out or found)[:: max(1, len(held_out or found) // limit)][:limit]
     return [Clip(stem.name, text, read(stem, r), held or not seen) for r, text, held in found], left_out
+
+
+def _streams(clips: Sequence[Clip], model: str) -> dict[str, Any]:
+    """Return what early final texts change on clips as they come, and with a pause between two and within one."""
+    random = np.random.default_rng(0)
+    pauses = [float(p) for p in random.uniform(*PAUSES_S, len(clips))]
+    sets = {
+        "clips": [(clip.text, clip.samples) for clip in clips],
+        "pause between two": [
+            (f"{a.text} {b.text}", streaming.joined([a.samples, b.samples], [pause]))
+            for a, b, pause in zip(clips[::2], clips[1::2], pauses, strict=False)
+        ],
+        "pause within one": [
+            (clip.text, streaming.with_pause(clip.samples, pause)) for clip, pause in zip(clips, pauses, strict=True)
+        ],
+    }
+    config = replace(SpeechConfig(), model=model)
+    recognizer = Recognizer(config)
+    recognizer.load()
+    ways = {"as shipped": config, "after silence only": replace(config, vad=replace(config.vad, early_ms=0))}
+    found = {}
+    for name, items in sets.items():
+        for way, recognizer.config in ways.items():
+            told = [streaming.live(recognizer, samples, partials=False) for _, samples in items]
+            texts = [" ".join(each.event.text for each in streaming.finals(stream)) for stream in told]
+            delays = [delay for stream in told for delay in streaming.final_delays_ms(stream)]
+            found[f"{name}, {way}"] = {
+                "wer": word_error_rate([text.split() for text, _ in items], texts),
+                **streaming.figures(told),
+                "end_to_final_ms": figures.spread(delays),
+            }
+    return found
 
 
 def _noise(stem: Path, model: str, quick: bool) -> dict[str, Any] | None:

@@ -140,6 +140,8 @@ def exchanges(
             answer = next((a for a in answers if _answers(a, event)), None)
             if answer is not None:
                 answers.remove(answer)
+            if event.get("replaces") and out and out[-1].heard["start_ns"] == event["start_ns"]:
+                out.pop()
             out.append(Exchange(event, partials, _said(about, event, start_ns), answer))
             partials = []
     return out

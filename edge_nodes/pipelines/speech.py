@@ -174,4 +174,6 @@ def _json(event: SpeechEvent, received_ns: int, total_ms: float, sequence: int) 
         fields["exit"] = {"layer": event.layer, "of": event.layers, "policy": event.policy}
         fields["confidence"] = round(event.confidence, 4)
         fields["cost"] = dict(event.cost)
+    if event.kind == "final":
+        fields["replaces"] = event.replaces
     return fields

@@ -54,6 +54,17 @@ class VadConfig:
 
     threshold: float = parameter(0.5, "Probability of speech at which a segment starts", minimum=0.05, maximum=0.95)
     silence_ms: int = parameter(400, "Silence that ends a segment", unit="ms", minimum=64, maximum=5000)
+    early_ms: int = parameter(
+        224,
+        "Silence after which the final text is given already if it is sure; speech that goes on before "
+        "vad.silence_ms takes it back, and the next final text replaces it; 0 turns it off",
+        unit="ms",
+        minimum=0,
+        maximum=5000,
+    )
+    early_confidence: float = parameter(
+        0.8, "How sure a text is that is given after vad.early_ms", minimum=0.0, maximum=1.0
+    )
     speech_ms: int = parameter(96, "Speech that starts a segment", unit="ms", minimum=32, maximum=1000)
     pad_ms: int = parameter(200, "Audio kept before and after the speech", unit="ms", minimum=0, maximum=1000)
 
@@ -83,7 +94,7 @@ class SpeechConfig:
     exit: ExitConfig = group(ExitConfig)
     vad: VadConfig = group(VadConfig)
     partial_interval_ms: int = parameter(
-        300, "Shortest time between two partial texts; 0 turns them off", unit="ms", minimum=0, maximum=10000
+        300, "Longest time between two partial texts; 0 turns them off", unit="ms", minimum=0, maximum=10000
     )
     max_segment_s: float = parameter(
         15.0, "Longer speech is cut at its quietest place", unit="s", minimum=2.0, maximum=29.0

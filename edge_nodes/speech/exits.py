@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_nodes.speech.alphabet import BLANK, decode
+from edge_nodes.speech.alphabet import BLANK, decode, word_spans
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.costs import LayerCosts
@@ -26,11 +26,13 @@ class Reading(NamedTuple):
         text: its words.
         confidence: geometric mean of the best symbols' probabilities, 0..1.
         certainty: 1 - mean entropy of a frame / entropy of a guess, 0..1.
+        spans: first and last frame of each word; None if the model does not tell.
     """
 
     text: str
     confidence: float
     certainty: float = 1.0
+    spans: tuple[tuple[int, int], ...] | None = None
 
 
 Leave = Callable[[int, Reading], bool]
@@ -59,24 +61,26 @@ class Circumstances:
     spent_s: Callable[[], float] = field(default_factory=_stopwatch)
 
 
-def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[Any]]], str] = decode) -> Reading:
+def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[Any]]], str] | None = None) -> Reading:
     """Decode greedily.
 
     Args:
         log_probs: (T, symbols) float32 log-probabilities; symbol 0 is the blank.
-        text_of: turns the best symbol of each frame, (T,) integer, into text.
+        text_of: turns the best symbol of each frame, (T,) integer, into text; None for our alphabet.
 
     Returns:
         The text, its confidence and its certainty, both over the frames that are not surely blank: long pauses do
         not make a doubtful word look certain. 1 if every frame is blank.
     """
-    text = text_of(log_probs.argmax(1))
+    best = log_probs.argmax(1)
+    text, spans = (decode(best), tuple(word_spans(best))) if text_of is None else (text_of(best), None)
     heard = log_probs[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
     if not heard.size:
-        return Reading(text, 1.0)
+        return Reading(text, 1.0, spans=spans)
     # 0 log 0 is 0, but NaN of an infinite logarithm.
     entropy = -(np.exp(heard) * np.maximum(heard, -100.0)).sum(1).mean()
-    return Reading(text, float(np.exp(heard.max(1).mean())), float(1.0 - entropy / np.log(heard.shape[1])))
+    certainty = float(1.0 - entropy / np.log(heard.shape[1]))
+    return Reading(text, float(np.exp(heard.max(1).mean())), certainty, spans)
 
 
 def policy(

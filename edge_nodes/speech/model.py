@@ -21,7 +21,7 @@ from edge_nodes.errors import ModelError, State
 from edge_nodes.speech import calibration
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.costs import LayerCosts
-from edge_nodes.speech.encoder import Encoder, Shape
+from edge_nodes.speech.encoder import FRAME_MS, Encoder, Shape
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, Reading, read
 from edge_nodes.speech.features import HOP, RATE_HZ, log_mel
@@ -40,6 +40,7 @@ class Hypothesis:
         layer: encoder layer it was read from, from 1.
         layers: layers of the model.
         cost: features_ms, encoder_ms, layers, and audio_ms for comparison.
+        spans: when each word begins and ends, s from the first sample; None if the model does not tell.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Hypothesis:
     layer: int
     layers: int
     cost: Mapping[str, float]
+    spans: Sequence[tuple[float, float]] | None = None
 
 
 class ExitModel(ABC):
@@ -121,7 +123,11 @@ class ExitModel(ABC):
             "audio_ms": round(1e3 * len(samples) / RATE_HZ, 1),
             "layers": layer,
         }
-        return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost)
+        spans = None
+        if reading.spans is not None:
+            frame_s = 1e-3 * FRAME_MS
+            spans = [(first * frame_s, (last + 1) * frame_s) for first, last in reading.spans]
+        return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost, spans)
 
 
 class SpeechModel(ExitModel):

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Circumstances, Leave, policy
+from edge_nodes.speech.exits import Circumstances, policy
 from edge_nodes.speech.features import RATE_HZ
-from edge_nodes.speech.model import ExitModel, SpeechModel
+from edge_nodes.speech.model import ExitModel, Hypothesis, SpeechModel
+from edge_nodes.speech.partials import Partials
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
 
 _GAP_NS = 1_000_000_000
 """A longer hole in the audio, or a step of the clock, ends the segment."""
 _QUIET_WINDOW = RATE_HZ // 10
+_GUESS_AHEAD = 3 * CHUNK
+"""The early final text is recognised this long before the silence is long enough to give it."""
 REFERENCE = "reference:"
 """Prefix of a model that is a checkpoint of the Splitformer's authors."""
 
@@ -29,7 +32,8 @@ class SpeechEvent:
     """Something that happened in the audio.
 
     Attributes:
-        kind: "start" of speech, "partial" text so far, "final" text (empty if the speech held no words).
+        kind: "start" of speech, "partial" text so far, "final" text (empty if the speech held no words). Speech that
+            goes on after an early final text starts again, with the same `start_ns`.
         text: the words; empty at the start.
         start_ns: start of the speech segment.
         end_ns: end of the audio the text is from; of the speech, when final.
@@ -37,6 +41,7 @@ class SpeechEvent:
         policy: see `ExitConfig.policy`; partials are always "fixed"; empty at the start.
         confidence: 0..1.
         cost: see `Hypothesis.cost`.
+        replaces: of a final text: it takes the place of the one before, whose speech went on.
     """
 
     kind: Literal["start", "partial", "final"]
@@ -48,6 +53,19 @@ class SpeechEvent:
     policy: str = ""
     confidence: float = 0.0
     cost: Mapping[str, float] = field(default_factory=dict)
+    replaces: bool = False
+
+
+@dataclass
+class _Segment:
+    """The open segment; positions count samples from the first one fed."""
+
+    start: int
+    partials: Partials
+    partial_at: int
+    guess: Hypothesis | None = None  # of the silence that lasts
+    given: bool = False  # the final text is out
+    withdrawn: bool = False  # and speech went on
 
 
 class _Stream:
@@ -58,8 +76,7 @@ class _Stream:
         self.first = 0  # position of audio[0]
         self.samples = 0  # fed
         self.done = 0  # seen by the voice activity model
-        self.start = 0  # of the open segment
-        self.partial_at = 0
+        self.segment: _Segment | None = None
         self.anchor = (0, 0)  # a position and its time
         self.segmenter = Segmenter(config.vad)
 
@@ -177,16 +194,19 @@ class Recognizer:
                 if edge.starts:
                     yield self._open(max(stream.first, edge.sample - self._pad()))
                 else:
-                    yield self._final(min(stream.done, edge.sample + self._pad()), edge.sample)
-            if stream.segmenter.speaking:
-                yield from self._while_speaking(partials)
-        stream.drop_before(stream.start if stream.segmenter.speaking else stream.done - self._reach())
+                    yield from self._end(min(stream.done, edge.sample + self._pad()), edge.sample)
+            if stream.segment is not None:
+                yield from self._early(stream.segment)
+                yield from self._cut(stream.segment)
+        if partials and stream.segment is not None and self._partial_due(stream.segment, len(samples)):
+            yield self._partial(stream.segment)
+        stream.drop_before(stream.segment.start if stream.segment is not None else stream.done - self._reach())
 
     def flush(self) -> Iterator[SpeechEvent]:
         """End the stream: yield the final text of an open segment and start anew."""
         stream = self._stream
-        if stream.segmenter.speaking:
-            yield self._final(stream.samples, stream.samples)
+        if stream.segment is not None:
+            yield from self._end(stream.samples, stream.samples)
         self.drop()
 
     def drop(self) -> None:
@@ -201,46 +221,75 @@ class Recognizer:
         self._model = self._vad = None
         self._stream = _Stream(self.config)
 
-    def _while_speaking(self, partials: bool) -> Iterator[SpeechEvent]:
-        stream = self._stream
-        if stream.done - stream.start >= self.config.max_segment_s * RATE_HZ:
-            cut = stream.quietest((stream.start + stream.done) // 2, stream.done)
-            yield self._final(cut, cut)
-            yield self._open(cut)
-        interval = self.config.partial_interval_ms * RATE_HZ // 1000
-        # A partial of audio that has been waiting would only delay the newer audio.
-        behind = stream.samples - stream.done >= max(interval, CHUNK)
-        if partials and interval and not behind and stream.done - stream.partial_at >= interval:
-            stream.partial_at = stream.done
-            leave = policy(ExitConfig(policy="fixed", layer=self.config.exit.partial_layer), self.model.layers)
-            yield self._heard("partial", stream.done, stream.done, leave, "fixed")
-
     def _open(self, start: int) -> SpeechEvent:
         stream = self._stream
-        stream.start, stream.partial_at = start, stream.done
+        stream.segment = _Segment(start, Partials(self.model, start), partial_at=stream.done)
         return SpeechEvent("start", "", stream.time(start), stream.time(stream.done))
 
-    def _final(self, stop: int, end: int) -> SpeechEvent:
-        exits, model = self.config.exit, self.model
-        audio_s = (stop - self._stream.start) / RATE_HZ
-        now = Circumstances(audio_s, model.costs, self._waited_s)
-        return self._heard("final", stop, end, policy(exits, model.layers, model.calibration, now), exits.policy)
+    def _early(self, segment: _Segment) -> Iterator[SpeechEvent]:
+        """Recognise while the silence is still short; give the text early if it is sure; take it back if need be."""
+        stream, vad, ear = self._stream, self.config.vad, self._stream.segmenter
+        early = vad.early_ms * RATE_HZ // 1000
+        if not ear.quiet:
+            segment.guess = None
+            if segment.given and ear.loud >= vad.speech_ms * RATE_HZ // 1000:
+                segment.given, segment.withdrawn = False, True
+                yield SpeechEvent("start", "", stream.time(segment.start), stream.time(stream.done))
+        elif early and not segment.given and ear.quiet < vad.silence_ms * RATE_HZ // 1000:
+            if segment.guess is None and ear.quiet >= early - _GUESS_AHEAD:
+                stop = ear.since + self._pad()
+                # The padding that is not there yet is silence: what a word ends in makes its last letters sure.
+                segment.guess = self._recognise(segment, min(stream.done, stop), max(0, stop - stream.done))
+            if segment.guess is not None and ear.quiet >= early and segment.guess.confidence >= vad.early_confidence:
+                segment.given = True
+                yield self._event("final", segment, ear.since, segment.guess)
 
-    def _heard(
-        self, kind: Literal["partial", "final"], stop: int, end: int, leave: Leave, policy_name: str
-    ) -> SpeechEvent:
+    def _end(self, stop: int, end: int) -> Iterator[SpeechEvent]:
+        """Close the segment: give its text unless that is out."""
+        segment, self._stream.segment = self._stream.segment, None
+        if segment is not None and not segment.given:
+            yield self._event("final", segment, end, self._recognise(segment, stop))
+
+    def _cut(self, segment: _Segment) -> Iterator[SpeechEvent]:
         stream = self._stream
-        heard = self.model.recognise(stream.part(stream.start, stop), leave)
+        if stream.done - segment.start >= self.config.max_segment_s * RATE_HZ and not segment.given:
+            cut = stream.quietest((segment.start + stream.done) // 2, stream.done)
+            yield from self._end(cut, cut)
+            yield self._open(cut)
+
+    def _partial_due(self, segment: _Segment, block: int) -> bool:
+        interval = self.config.partial_interval_ms * RATE_HZ // 1000
+        # Of audio that has been waiting a partial text would only delay what is newer.
+        if not interval or segment.given or 1e3 * self._waited_s > self.config.partial_interval_ms:
+            return False
+        # The next chance comes with the next block, which is as long as this one.
+        return self._stream.done > segment.partial_at and self._stream.samples + block - segment.partial_at > interval
+
+    def _partial(self, segment: _Segment) -> SpeechEvent:
+        stream, model = self._stream, self.model
+        leave = policy(ExitConfig(policy="fixed", layer=self.config.exit.partial_layer), model.layers)
+        segment.partial_at = stream.samples
+        return self._event("partial", segment, stream.done, segment.partials.hear(stream.part, stream.done, leave))
+
+    def _recognise(self, segment: _Segment, stop: int, silence: int = 0) -> Hypothesis:
+        """Return the words of the segment up to `stop` and so much silence, from the exit that the policy chooses."""
+        model, samples = self.model, np.pad(self._stream.part(segment.start, stop), (0, silence))
+        now = Circumstances(len(samples) / RATE_HZ, model.costs, self._waited_s)
+        return model.recognise(samples, policy(self.config.exit, model.layers, model.calibration, now))
+
+    def _event(self, kind: Literal["partial", "final"], segment: _Segment, end: int, heard: Hypothesis) -> SpeechEvent:
+        stream = self._stream
         return SpeechEvent(
             kind=kind,
             text=heard.text,
-            start_ns=stream.time(stream.start),
+            start_ns=stream.time(segment.start),
             end_ns=stream.time(end),
             layer=heard.layer,
             layers=heard.layers,
-            policy=policy_name,
+            policy="fixed" if kind == "partial" else self.config.exit.policy,
             confidence=heard.confidence,
             cost=heard.cost,
+            replaces=kind == "final" and segment.withdrawn,
         )
 
     def _loaded_vad(self) -> SileroVad:

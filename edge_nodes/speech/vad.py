@@ -54,6 +54,15 @@ class Segmenter:
         self._position = 0
         self._since = 0
         self._speaking = False
+        self.quiet = 0
+        """Samples of silence at the end of the open segment."""
+        self.loud = 0
+        """Samples of speech since the last silence in it."""
+
+    @property
+    def since(self) -> int:
+        """Position where the silence began that `quiet` counts."""
+        return self._since
 
     @property
     def speaking(self) -> bool:
@@ -68,16 +77,15 @@ class Segmenter:
         against = probability < config.threshold - _HYSTERESIS if self._speaking else probability >= config.threshold
         if not against:
             # Between the two thresholds neither run is broken nor carried on.
-            if not self._speaking or probability >= config.threshold:
+            if not self._speaking:
                 self._since = end
+            elif probability >= config.threshold:
+                self._since, self.quiet, self.loud = end, 0, self.loud + CHUNK
             return
         self._since = min(self._since, begin)
+        self.quiet, self.loud = end - self._since, 0
         needed_ms = config.silence_ms if self._speaking else config.speech_ms
         if (end - self._since) / 16 >= needed_ms:
             self._speaking = not self._speaking
             yield Edge(self._speaking, self._since)
-            self._since = end
-
-    def reset(self) -> None:
-        """Close an open segment and go on counting."""
-        self._speaking, self._since = False, self._position
+            self._since, self.quiet, self.loud = end, 0, 0

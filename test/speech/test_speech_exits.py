@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from edge_nodes.speech.alphabet import SYMBOLS, decode, encode
+from edge_nodes.speech.alphabet import SYMBOLS, decode, encode, word_spans
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.costs import LayerCosts
@@ -32,6 +32,12 @@ def test_decode_trims_spaces():
     assert encode("a b'z") == [3, 1, 4, 2, 28]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_each_word_is_where_its_frames_are(seed):
+    path = np.random.default_rng(seed).choice([0, 0, 1, 2, 3, 4], 30)
+    assert [decode(path[first : last + 1]) for first, last in word_spans(path)] == decode(path).split()
+
+
 def test_confidence_looks_past_sure_blanks():
     def frame(symbol, probability):
         row = np.full(29, (1 - probability) / 28)
@@ -41,7 +47,7 @@ def test_confidence_looks_past_sure_blanks():
     sure = np.array([frame(0, 0.999)] * 50 + [frame(3, 0.5), frame(4, 0.8)], np.float32)
     assert read(sure).text == "ab"
     assert read(sure).confidence == pytest.approx(np.sqrt(0.5 * 0.8), abs=1e-5)
-    assert read(sure[:50]) == Reading("", 1.0)
+    assert read(sure[:50]) == Reading("", 1.0, spans=())
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def test_certainty_is_of_the_entropy_past_sure_blanks():
     assert found.certainty == pytest.approx(expected, abs=1e-5)
     with np.errstate(divide="ignore"):
         certain = np.log(np.eye(29, dtype=np.float32)[[3, 4]])
-    assert read(certain) == Reading("ab", 1.0, 1.0)
+    assert read(certain) == Reading("ab", 1.0, 1.0, ((0, 1),))
 
 
 def leaves(config, *, calibration=None, circumstances=None, readings=None):

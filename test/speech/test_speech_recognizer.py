@@ -85,13 +85,14 @@ def test_one_utterance(listen, block):
 
 
 @pytest.mark.parametrize("layer", [1, 3])
-def test_partials_from_their_exit_no_more_often_than_asked(listen, layer):
+@pytest.mark.parametrize("block", [320, 640, 1600])
+def test_partials_from_their_exit_as_often_as_asked(listen, layer, block):
     recognizer = listen(partial_interval_ms=300, exit__partial_layer=layer)
-    events = feed(recognizer, sound((0.5, False), (2.0, True), (1.0, False)))
+    events = feed(recognizer, sound((0.5, False), (2.0, True), (1.0, False)), block)
     partials = [e for e in events if e.kind == "partial"]
     assert 5 <= len(partials) <= 8
     assert all(e.layer == layer and e.policy == "fixed" for e in partials)
-    assert all(b.end_ns - a.end_ns >= 300 * MS for a, b in itertools.pairwise(partials))
+    assert all(200 * MS <= b.end_ns - a.end_ns <= 332 * MS for a, b in itertools.pairwise(partials))
     assert events[-1].kind == "final"
     assert not [e for e in feed(listen(), sound((2.0, True)), partials=False) if e.kind == "partial"]
 
@@ -99,6 +100,59 @@ def test_partials_from_their_exit_no_more_often_than_asked(listen, layer):
 def test_a_backlog_gets_no_partials_until_it_is_caught_up(listen):
     events = list(listen(partial_interval_ms=300).feed(sound((3.0, True)), T0))
     assert [e.kind for e in events] == ["start", "partial"]
+
+
+def test_audio_that_waited_gets_no_partials(listen):
+    assert [e.kind for e in feed(listen(), sound((2.0, True)), waited_s=0.5)] == ["start"]
+
+
+PAUSE = (1.0, True), (0.3, False), (1.0, True), (1.0, False)
+
+
+def early(listen, **options):
+    return listen(partial_interval_ms=0, exit__policy="fixed", **options)
+
+
+def test_the_text_is_given_before_the_silence_ends(listen):
+    recognizer = early(listen, vad__early_ms=224)
+    silence = sound((1.0, False))
+    events = feed(recognizer, np.concatenate([sound((1.0, True)), silence[: int(0.26 * 16000)]]))
+    assert [(e.kind, e.text, e.replaces) for e in events] == [("start", "", False), ("final", "16000", False)]
+    assert abs(events[1].end_ns - T0 - 1000 * MS) <= 32 * MS
+    assert len(recognizer.model.heard) == 1
+    assert feed(recognizer, silence, start_ns=T0 + 1260 * MS) == []
+    assert list(recognizer.flush()) == []
+
+
+def test_speech_that_goes_on_takes_the_early_text_back(listen):
+    events = feed(early(listen, vad__early_ms=224), sound(*PAUSE))
+    told = [(e.kind, e.text, e.replaces) for e in events]
+    assert told == [("start", "", False), ("final", "16000", False), ("start", "", False), ("final", "32000", True)]
+    assert len({e.start_ns for e in events}) == 1
+    later = feed(early(listen, vad__early_ms=0), sound(*PAUSE))
+    assert [(e.kind, e.text, e.replaces) for e in later] == [("start", "", False), ("final", "32000", False)]
+    assert later[-1].end_ns == events[-1].end_ns
+
+
+def test_a_click_takes_nothing_back(listen):
+    events = feed(early(listen, vad__early_ms=224), sound((1.0, True), (0.3, False), (0.04, True), (1.0, False)))
+    assert [e.kind for e in events] == ["start", "final"]
+
+
+def test_a_doubtful_text_waits_for_the_whole_silence(listen):
+    recognizer = early(listen, vad__early_ms=224, vad__early_confidence=0.9, exit__layer=2)
+    samples = sound((1.0, True), (1.0, False))
+    assert [e.kind for e in feed(recognizer, samples[: int(1.35 * 16000)])] == ["start"]
+    assert [e.kind for e in feed(recognizer, samples[int(1.35 * 16000) :], start_ns=T0 + 1350 * MS)] == ["final"]
+
+
+def test_what_is_recognised_early_is_as_long_as_what_is_recognised_late(listen):
+    lengths = []
+    for early_ms in (224, 0):
+        recognizer = early(listen, vad__early_ms=early_ms)
+        feed(recognizer, sound((1.0, True), (1.0, False)))
+        lengths.append(len(recognizer.model.heard[-1]))
+    assert lengths[0] == lengths[1]
 
 
 def test_long_speech_is_cut_where_it_is_quietest(listen):
