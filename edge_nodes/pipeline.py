@@ -37,11 +37,13 @@ class Pipeline(ABC, Generic[ConfigT]):
     Attributes:
         config_type: the frozen dataclass of its parameters.
         early: input topics whose messages `arrived` sees.
+        updates_at_once: `update` may be called while `process` runs, so that `arrived` sees new parameters, too.
         waited_s: how long the message that `process` is given waited in the node's queue.
     """
 
     config_type: ClassVar[type]
     early: ClassVar[Collection[str]] = ()
+    updates_at_once: ClassVar[bool] = False
     waited_s: float = 0.0
 
     def __init__(self, config: ConfigT) -> None:

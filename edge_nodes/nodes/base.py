@@ -347,6 +347,8 @@ class EdgeNode(LifecycleNode):
         message: Any = data
         if topic in self.pipeline.early:
             try:
+                if self.pipeline.updates_at_once:
+                    self._update_pipeline(self.pipeline)
                 message = self.read(topic, data)
                 if self.pipeline.arrived(topic, message, received_ns=received_ns):
                     return
@@ -390,9 +392,7 @@ class EdgeNode(LifecycleNode):
             return  # a stream that is not a sensor's goes on to the pipeline, which keeps or resets its state
         begin = time.perf_counter()
         try:
-            changed, self._changed_config = self._changed_config, None
-            if changed is not None:
-                pipeline.update(changed)
+            self._update_pipeline(pipeline)
             raw = isinstance(queued.message, bytes)
             message = self.read(topic, queued.message) if raw else queued.message
             pipeline.waited_s = time.monotonic() - queued.queued_s
@@ -407,6 +407,11 @@ class EdgeNode(LifecycleNode):
                 self._bad(State.BAD_INPUT, f"a message of {topic} failed: {type(error).__name__}: {error}")
         else:
             self.statistics.processed(self._latency_ms(message), (time.perf_counter() - begin) * 1e3)
+
+    def _update_pipeline(self, pipeline: Pipeline[Any]) -> None:
+        changed, self._changed_config = self._changed_config, None
+        if changed is not None:
+            pipeline.update(changed)
 
     def _latency_ms(self, message: Any) -> float | None:
         if not hasattr(message, "header"):

@@ -39,6 +39,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
 
     config_type = LanguageConfig
     early = ("scene/event", "speech/event", "language/prompt", "language/narrate")
+    updates_at_once = True
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__(config)

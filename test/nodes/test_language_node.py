@@ -75,7 +75,7 @@ def test_answers_a_prompt_and_streams_it(world, language):
     event = json.loads(language.out["language/event"][0].data)
     jsonschema.validate(event, events.LANGUAGE)
     assert event["kind"] == "reply"
-    assert event["request"] == {"source": "prompt", "text": "What do you see?"}
+    assert event["request"].items() >= {"source": "prompt", "text": "What do you see?"}.items()
     assert 0 < event["tokens"]["generated"] <= 12
     tokens = language.out["language/token"]
     world.wait(
@@ -91,7 +91,7 @@ def test_answers_final_words_only(world, language):
     send(language, "speech/event", speech_event("final", "what do you see", sequence=2))
     world.wait(lambda: language.out["language/event"], what="the event")
     event = json.loads(language.out["language/event"][0].data)
-    assert event["request"] == {"source": "speech", "text": "what do you see"}
+    assert event["request"].items() >= {"source": "speech", "text": "what do you see"}.items()
     assert event["stamp_ns"] == 2_000_000_000
     assert "from_end_of_speech" in event["latency_ms"]
 
