@@ -545,4 +545,5 @@ PYBIND11_MODULE(_kernels, m) {
       .def_property_readonly("vocabulary", [](const Model& model) { return model.config().vocabulary; })
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
       .def_property_readonly("cache_bytes", [](const Model& model) { return model.cache().bytes(); });
+  bind_attention(m, model);
 }

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "int8_cache.h"
+
 namespace edge {
 
 namespace {
@@ -91,8 +93,9 @@ void DenseCache::copy(int from, int to, int begin, int end) {
 }
 
 std::unique_ptr<Cache> make_cache(const std::string& type, const CacheShape& shape, const Kernels& kernels) {
+  if (type == "i8") return std::make_unique<Int8Cache>(shape, kernels);
   if (type != "f16" && type != "f32")
-    throw std::invalid_argument("no key/value cache of type '" + type + "'; there are: f16, f32");
+    throw std::invalid_argument("no key/value cache of type '" + type + "'; there are: f16, f32, i8");
   return std::make_unique<DenseCache>(shape, kernels, type == "f16");
 }
 

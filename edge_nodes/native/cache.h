@@ -89,7 +89,7 @@ class DenseCache : public Cache {
   Buffer<uint8_t> keys_, values_;  // [slot][layer][head][position / 16][dim][16] and [...][position][dim]
 };
 
-// `type` is "f16" or "f32"; throws std::invalid_argument otherwise.
+// `type` is "f16", "f32" or "i8"; throws std::invalid_argument otherwise.
 std::unique_ptr<Cache> make_cache(const std::string& type, const CacheShape& shape, const Kernels& kernels);
 
 }  // namespace edge

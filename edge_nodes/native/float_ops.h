@@ -31,6 +31,15 @@ static void to_half(const float* x, int n, uint16_t* y) {
 #endif
 }
 
+EDGE_INLINE Vec load(const int8_t* p) {
+#ifdef EDGE_LOAD_BYTES
+  return (Vec)EDGE_LOAD_BYTES(p);
+#else
+  typedef int8_t BytesAny __attribute__((vector_size(kFloats), aligned(1), may_alias));
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const BytesAny*>(p), IntVec), Vec);
+#endif
+}
+
 EDGE_INLINE Vec splat(float x) { return x - Vec{}; }
 EDGE_INLINE Vec larger(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
@@ -123,48 +132,117 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
   }
 }
 
-template <int Rows, typename T>
-EDGE_INLINE void score_block(const float* const* q, int dim, const T* keys, float* scores, int stride) {
-  for (int part = 0; part < kKeyBlock; part += kFloats) {
-    Vec acc[Rows] = {};
-    for (int d = 0; d < dim; ++d) {
-      const Vec k = load(keys + d * kKeyBlock + part);
+constexpr int kChains = kFloats == 16 ? 12 : 8;  // sums in registers that hide the latency of a multiply-add
+constexpr int kMixKeys = 256;                    // keys whose values stay in the cache for all columns
+
+constexpr int kNextBytes = 4096;  // bytes; the processor by itself does not look beyond a page
+
+// Scores of `Blocks` blocks of 16 keys. A score's order of additions depends on nothing but head_dim.
+template <int Rows, int Blocks, typename T>
+EDGE_INLINE void score_blocks(const float* const* q, int dim, const T* keys, float* scores, int stride) {
+  constexpr int kParts = Blocks * kKeyBlock / kFloats;
+  const size_t bytes = size_t(Blocks) * dim * kKeyBlock * sizeof(T);
+  Vec acc[Rows][kParts] = {};
+  for (int d = 0; d < dim; ++d) {
+    const char* next = reinterpret_cast<const char*>(keys) + bytes + bytes / dim * d;
+    for (size_t at = 0; at < bytes / dim; at += 64) __builtin_prefetch(next + at);
+    Vec k[kParts];
 #pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r) acc[r] += k * q[r][d];
+    for (int p = 0; p < kParts; ++p) {
+      const int block = p * kFloats / kKeyBlock, part = p * kFloats % kKeyBlock;
+      k[p] = load(keys + (size_t(block) * dim + d) * kKeyBlock + part);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) store(scores + r * stride + part, acc[r]);
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kParts; ++p) acc[r][p] += k[p] * q[r][d];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) store(scores + r * stride + p * kFloats, acc[r][p]);
+  }
+}
+
+// Scores of rows [row, row + Rows) for blocks [begin, end); `keys` is block `begin`.
+template <int Rows, typename T>
+EDGE_INLINE void score_rows(const Attention& a, int row, const T* keys, int begin, int end, int stride) {
+  constexpr int kMost = kChains * kFloats / kKeyBlock / Rows, kBlocks = kMost > 4 ? 4 : kMost > 0 ? kMost : 1;
+  const float* q[Rows];
+  for (int r = 0; r < Rows; ++r) q[r] = a.q + a.row(row + r);
+  const size_t block = size_t(a.head_dim) * kKeyBlock;
+  float* scores = a.scores + size_t(row) * stride;
+  int b = begin;
+  for (; b + kBlocks <= end; b += kBlocks, keys += kBlocks * block)
+    score_blocks<Rows, kBlocks>(q, a.head_dim, keys, scores + b * kKeyBlock, stride);
+  for (; b < end; ++b, keys += block) score_blocks<Rows, 1>(q, a.head_dim, keys, scores + b * kKeyBlock, stride);
+}
+
+// Adds the weighted values of keys [begin, end) to columns [d, d + Parts * kFloats), or starts with them.
+template <int Rows, int Parts, typename T>
+EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int end, int stride) {
+  Vec acc[Rows][Parts] = {};
+  float* out[Rows];
+  const float* weights[Rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    out[r] = a.out + a.row(row + r) + d;
+    weights[r] = a.scores + size_t(row + r) * stride;
+#pragma GCC unroll 8
+    for (int p = 0; p < Parts && begin; ++p) acc[r][p] = load(out[r] + p * kFloats);
+  }
+  const T* v = static_cast<const T*>(a.values) + size_t(begin) * a.head_dim + d;
+  for (int k = begin; k < end; ++k, v += a.head_dim) {
+    Vec value[Parts];
+    for (size_t at = 0; at < Parts * kFloats * sizeof(T); at += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(v) + kNextBytes + at);
+#pragma GCC unroll 8
+    for (int p = 0; p < Parts; ++p) value[p] = load(v + p * kFloats);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < Parts; ++p) acc[r][p] += value[p] * weights[r][k];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < Parts; ++p) store(out[r] + p * kFloats, acc[r][p]);
   }
 }
 
 template <int Rows, typename T>
-EDGE_INLINE void score_rows(const Attention& a, int row, int blocks, int stride) {
-  const float* q[Rows];
-  for (int r = 0; r < Rows; ++r) q[r] = a.q + a.row(row + r);
-  for (int b = 0; b < blocks; ++b)
-    score_block<Rows>(q, a.head_dim, static_cast<const T*>(a.keys) + size_t(b) * a.head_dim * kKeyBlock,
-                      a.scores + row * stride + b * kKeyBlock, stride);
+EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
+  constexpr int kMost = kChains / Rows, kParts = kMost > 4 ? 4 : kMost > 2 ? kMost / 2 * 2 : 2;
+  for (int begin = 0; begin < keys; begin += kMixKeys) {
+    const int end = begin + kMixKeys < keys ? begin + kMixKeys : keys;
+    int d = 0;
+    for (; d + kParts * kFloats <= a.head_dim; d += kParts * kFloats)
+      mix_columns<Rows, kParts, T>(a, row, d, begin, end, stride);
+    for (; d < a.head_dim; d += 2 * kFloats) mix_columns<Rows, 2, T>(a, row, d, begin, end, stride);
+  }
 }
 
-template <int Rows, typename T>
-EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
-  for (int d = 0; d < a.head_dim; d += 2 * kFloats) {
-    Vec acc0[Rows] = {}, acc1[Rows] = {};
-    for (int k = 0; k < keys; ++k) {
-      const T* v = static_cast<const T*>(a.values) + size_t(k) * a.head_dim + d;
-      const Vec v0 = load(v), v1 = load(v + kFloats);
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r) {
-        const float p = a.scores[(row + r) * stride + k];
-        acc0[r] += v0 * p;
-        acc1[r] += v1 * p;
-      }
-    }
-    for (int r = 0; r < Rows; ++r) {
-      float* out = a.out + a.row(row + r);
-      store(out + d, acc0[r]);
-      store(out + d + kFloats, acc1[r]);
-    }
+// Calls f(row, number of rows) for all rows, 6 at most at a time; the number is a compile-time constant.
+template <typename F>
+EDGE_INLINE void in_rows(int rows, F&& f) {
+  int row = 0;
+  for (; row + 6 <= rows; row += 6) f(row, std::integral_constant<int, 6>());
+  switch (rows - row) {
+    case 5:
+      f(row, std::integral_constant<int, 3>());
+      return f(row + 3, std::integral_constant<int, 2>());
+    case 4:
+      return f(row, std::integral_constant<int, 4>());
+    case 3:
+      return f(row, std::integral_constant<int, 3>());
+    case 2:
+      return f(row, std::integral_constant<int, 2>());
+    case 1:
+      return f(row, std::integral_constant<int, 1>());
+    default:
+      return;
   }
 }
 
@@ -185,18 +263,29 @@ EDGE_INLINE void softmax(float* s, int keys, int stride) {
 }
 
 template <typename T>
-static void attend_over(const Attention& a) {
-  const int rows = a.tokens * a.heads_per_kv;
+EDGE_INLINE void mix(const Attention& a, int stride) {
   const int keys = a.first_position + a.tokens;
-  const int blocks = (keys + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
-  int row = 0;
-  for (; row + 6 <= rows; row += 6) score_rows<6, T>(a, row, blocks, stride);
-  for (; row + 3 <= rows; row += 3) score_rows<3, T>(a, row, blocks, stride);
-  for (; row < rows; ++row) score_rows<1, T>(a, row, blocks, stride);
-  for (int r = 0; r < rows; ++r) softmax(a.scores + r * stride, a.first_position + r / a.heads_per_kv + 1, stride);
-  for (row = 0; row + 6 <= rows; row += 6) mix_rows<6, T>(a, row, keys, stride);
-  for (; row + 3 <= rows; row += 3) mix_rows<3, T>(a, row, keys, stride);
-  for (; row < rows; ++row) mix_rows<1, T>(a, row, keys, stride);
+  in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) { mix_rows<count, T>(a, row, keys, stride); });
+}
+
+EDGE_INLINE void softmax_rows(const Attention& a, int stride) {
+  for (int r = 0; r < a.tokens * a.heads_per_kv; ++r)
+    softmax(a.scores + size_t(r) * stride, a.first_position + r / a.heads_per_kv + 1, stride);
+}
+
+template <typename T>
+EDGE_INLINE void score(const Attention& a, int begin, int end, int stride) {
+  in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) {
+    score_rows<count>(a, row, static_cast<const T*>(a.keys), begin, end, stride);
+  });
+}
+
+template <typename T>
+static void attend_over(const Attention& a) {
+  const int blocks = (a.first_position + a.tokens + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
+  score<T>(a, 0, blocks, stride);
+  softmax_rows(a, stride);
+  mix<T>(a, stride);
 }
 
 static void attend(const Attention& a) { a.half ? attend_over<uint16_t>(a) : attend_over<float>(a); }

@@ -71,6 +71,8 @@ class Model {
   // Takes blocks from elsewhere from now on, or from this model's own memory if null.
   void set_source(std::shared_ptr<BlockSource> source) { source_ = std::move(source); }
   void set_embedding(std::shared_ptr<RowSource> rows) { rows_ = std::move(rows); }
+  // Keeps keys and values in another cache of the same shape from now on; what was cached is forgotten.
+  void set_cache(std::unique_ptr<Cache> cache) { cache_ = std::move(cache); }
   // This model has a share of the heads and hidden columns; the others' are added by `reducer`.
   void set_reducer(Reducer reducer) { reducer_ = std::move(reducer); }
 

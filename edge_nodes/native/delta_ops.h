@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of coded keys, written once; each delta_*.cpp includes this after float_ops.h in a namespace of its own, and
+// defines before: kCodeZero, kFineZero; expand(mask, codes, line), which returns the next codes; running_sums(x, scale,
+// base); products<Rows, Tiles, Fine>(lines, quads, codes, low, out): out[row][16 * tile + key] = sum of code * change.
+
+constexpr int kMostQuads = 256;  // head_dim 1024
+constexpr int kMostRows = 6;
+constexpr size_t kSecondLevel = 1 << 19;  // bytes that surely stay in the second-level cache
+
+static void code_queries(const Attention& a, const float* step, const CodedQueries& x) {
+  float scaled[4 * kMostQuads];
+  const float most_code = x.fine ? 8191.0f : 127.0f, offset = x.fine ? 8192.5f : 128.5f;
+  for (int r = 0; r < x.rows; ++r) {
+    const float* q = a.q + a.row(r);
+    Vec most{};
+    for (int i = 0; i < a.head_dim; i += kFloats) {
+      const Vec v = step ? load(q + i) * load(step + i) : load(q + i);
+      most = larger(most, larger(v, -v));
+      store(scaled + i, v);
+    }
+    const float largest = max_lanes(most), inverse = largest > 0.0f ? most_code / largest : 0.0f;
+    x.scale[r] = largest / most_code;
+    uint8_t* codes = reinterpret_cast<uint8_t*>(x.codes + size_t(r) * x.quads);
+    if (!x.fine) {
+      for (int i = 0; i < a.head_dim; ++i) codes[i] = uint8_t(int(scaled[i] * inverse + offset) + (kCodeZero - 128));
+      continue;
+    }
+    uint8_t* low = reinterpret_cast<uint8_t*>(x.low + size_t(r) * x.quads);
+    for (int i = 0; i < a.head_dim; ++i) {
+      const int code = int(scaled[i] * inverse + offset);  // positive: rounds to the nearest
+      codes[i] = uint8_t((code >> 7) + (kFineZero - 64));
+      low[i] = uint8_t(code & 127);
+    }
+  }
+}
+
+EDGE_INLINE int query_code(const CodedQueries& x, int row, int channel) {
+  const size_t at = size_t(row) * x.quads * 4 + channel;
+  const int code = reinterpret_cast<const uint8_t*>(x.codes)[at];
+  if (!x.fine) return int(int8_t(code - kCodeZero));
+  return 128 * int(int8_t(code - kFineZero)) + reinterpret_cast<const uint8_t*>(x.low)[at];
+}
+
+template <int Rows, int Tiles, bool Fine>
+EDGE_INLINE void row_products(const int8_t* lines, const CodedQueries& x, int row, float* out) {
+  const uint32_t *codes[Rows], *low[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    codes[r] = x.codes + size_t(row + r) * x.quads;
+    low[r] = x.low + size_t(row + r) * x.quads;
+  }
+  products<Rows, Tiles, Fine>(lines, x.quads, codes, low, out);
+}
+
+// Puts the lanes [first, until) of a tile's scores where they belong.
+EDGE_INLINE void keep(const float* tile, int first, int until, float* scores) {
+  if (first <= 0 && until >= kKeyBlock) {
+    for (int i = 0; i < kKeyBlock; i += kFloats) store(scores + i, load(tile + i));
+    return;
+  }
+  for (int i = first > 0 ? first : 0; i < until && i < kKeyBlock; ++i) scores[i] = tile[i];
+}
+
+// Where a walk over the changes stands.
+struct Walk {
+  const int8_t* codes;
+  const Escape* escape;
+  float* bases;  // [row], sums so far
+};
+
+template <int Tiles, bool Fine>
+EDGE_INLINE void walk_tiles(const DeltaTiles& keys, int t, const CodedQueries& x, int first, const int* until,
+                            float* scores, int stride, int8_t* lines, Walk& walk) {
+  alignas(64) float tile[kMostRows * Tiles * kKeyBlock];
+  const Escape *begin = walk.escape, *last = keys.escapes + keys.escape_count;
+  const uint64_t* masks = keys.masks + size_t(t) * keys.quads;
+  for (int k = 0; k < Tiles * keys.quads; k += 8) __builtin_prefetch(masks + kNextBytes / 8 + k);
+  const char* values = keys.values + size_t(t) * keys.value_bytes;
+  for (size_t at = 0; at < Tiles * keys.value_bytes && at + t * keys.value_bytes < kSecondLevel; at += 64)
+    __builtin_prefetch(values + at, 0, 2);
+  const int8_t* codes = walk.codes;
+  for (int k = 0; k < Tiles * keys.quads; ++k) {
+    __builtin_prefetch(codes + kNextBytes / 2);
+    codes = expand(masks[k], codes, lines + k * 64);
+  }
+  walk.codes = codes;
+  while (walk.escape < last && walk.escape->tile < t + Tiles) ++walk.escape;
+  in_rows(x.rows, [&](int row, auto count) {
+    row_products<count, Tiles, Fine>(lines, x, row, tile);
+    for (int r = 0; r < count; ++r) {
+      float* p = tile + r * Tiles * kKeyBlock;
+      for (const Escape* e = begin; e < walk.escape; ++e)
+        p[(e->tile - t) * kKeyBlock + e->key] += float(e->extra) * float(query_code(x, row + r, e->channel));
+      float* out = scores + size_t(row + r) * stride;
+      for (int i = 0; i < Tiles; ++i, p += kKeyBlock) {
+        const int at = (t + i) * kKeyBlock;
+        float& base = walk.bases[row + r];
+        base = running_sums(p, x.scale[row + r], (t + i) % kRefreshTiles ? base : 0.0f);
+        keep(p, first - at, until[row + r] - at, out + at);
+      }
+    }
+  });
+}
+
+template <bool Fine>
+EDGE_INLINE void walk(const DeltaTiles& keys, const CodedQueries& x, int first, const int* until, float* scores,
+                      int stride) {
+  alignas(64) int8_t lines[2 * kMostQuads * 64];
+  std::vector<float> bases(size_t(x.rows), 0.0f);
+  Walk at{keys.codes, keys.escapes, bases.data()};
+  int t = 0;
+  for (; t + 2 <= keys.tiles; t += 2)
+    walk_tiles<2, Fine>(keys, t, x, first, until, scores, stride, lines, at);
+  if (t < keys.tiles) walk_tiles<1, Fine>(keys, t, x, first, until, scores, stride, lines, at);
+}
+
+static void delta_scores(const DeltaTiles& keys, const CodedQueries& x, int first, const int* until, float* scores,
+                         int stride) {
+  if (x.fine)
+    walk<true>(keys, x, first, until, scores, stride);
+  else
+    walk<false>(keys, x, first, until, scores, stride);
+}
+
+template <int Tiles>
+EDGE_INLINE void int8_tiles(const int8_t* keys, const float* key_scales, const CodedQueries& x, float* scores,
+                            int stride) {
+  alignas(64) float tile[kMostRows * Tiles * kKeyBlock];
+  for (int k = 0; k < Tiles * x.quads; ++k) __builtin_prefetch(keys + kNextBytes + k * 64);
+  in_rows(x.rows, [&](int row, auto count) {
+    row_products<count, Tiles, false>(keys, x, row, tile);
+    for (int r = 0; r < count; ++r)
+      for (int i = 0; i < Tiles * kKeyBlock; i += kFloats)
+        store(scores + size_t(row + r) * stride + i,
+              load(tile + r * Tiles * kKeyBlock + i) * load(key_scales + i) * x.scale[row + r]);
+  });
+}
+
+static void int8_scores(const int8_t* keys, const float* key_scales, int tiles, const CodedQueries& x, float* scores,
+                        int stride) {
+  int t = 0;
+  for (; t + 2 <= tiles; t += 2)
+    int8_tiles<2>(keys + size_t(t) * x.quads * 64, key_scales + t * kKeyBlock, x, scores + t * kKeyBlock, stride);
+  if (t < tiles)
+    int8_tiles<1>(keys + size_t(t) * x.quads * 64, key_scales + t * kKeyBlock, x, scores + t * kKeyBlock, stride);
+}
+
+static void exact_scores(const Attention& a, int begin, int end, int stride) {
+  score<uint16_t>(a, begin, end, stride);
+}
+
+static void weigh(const Attention& a, int stride) {
+  softmax_rows(a, stride);
+  mix<uint16_t>(a, stride);
+}
+
+static void weigh_int8(const Attention& a, const float* value_scales, int stride) {
+  softmax_rows(a, stride);
+  for (int r = 0; r < a.tokens * a.heads_per_kv; ++r) {
+    float* p = a.scores + size_t(r) * stride;
+    for (int i = 0; i < stride; i += kFloats) store(p + i, load(p + i) * load(value_scales + i));
+  }
+  mix<int8_t>(a, stride);
+}
+
+#define EDGE_DELTA_TABLE(label) \
+  { label, kCodeZero, kFineZero, code_queries, delta_scores, int8_scores, exact_scores, weigh, weigh_int8 }
