@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,7 @@ from edge_nodes.cli.processes import TIMEOUT_S, answer, in_process, peak_gflop_s
 
 POINTS = 120_000
 PERIOD_NS = 100_000_000
+SOAK_SCANS = 6000  # 10 minutes at 10 Hz
 NAMES = ("segmentation", "reconstruction")
 Cloud = npt.NDArray[np.float32]
 
@@ -85,8 +86,9 @@ def bench(console: Console, *, quick: bool) -> dict[str, Any]:
         alone = in_process(_measure_alone, cores[0], repeats)
     with console.status("both networks after one another"):
         serial = _together([NAMES], cores, repeats)
-    with console.status("both networks at once"):
-        parallel = _together([(name,) for name in NAMES], cores, repeats) if len(cores) > 1 else None
+    soak = 10 * repeats if quick else SOAK_SCANS
+    with console.status(f"both networks at once, then {soak} scans more"):
+        parallel = _together([(name,) for name in NAMES], cores, repeats, soak) if len(cores) > 1 else None
     found = {
         "load_1min_before": _round(load),
         **alone,
@@ -98,6 +100,7 @@ def bench(console: Console, *, quick: bool) -> dict[str, Any]:
             "times faster at best": _best_speedup(alone["networks"]),
         },
         "memory_mb": (parallel or serial)["memory_mb"],
+        "growth_mb": {"scans": soak, **(parallel or serial)["growth_mb"]},
     }
     return figures.result(
         "perception",
@@ -115,6 +118,8 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
         *(target(f"{name}, one core, p95 ms", networks[name]["p95"], "<", 60.0) for name in NAMES),
         target("both at once, times faster", found["both"]["times faster"], ">=", 1.8),
         *(target(f"memory of {name}, MB", found["memory_mb"].get(name), "<", 500.0) for name in NAMES),
+        # A leak of one map a scan would be 65 kB x 6000.
+        *(target(f"growth of {name}, MB", found["growth_mb"].get(name), "<", 5.0) for name in NAMES),
     ]
 
 
@@ -142,6 +147,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     )
     figures.show_table(console, "both networks", ("", "value"), found["both"].items())
     figures.show_table(console, "resident memory, MB", ("", "value"), found["memory_mb"].items())
+    figures.show_table(console, "growth of resident memory, MB", ("", "value"), found["growth_mb"].items())
     console.print(f"load of the machine before: {found['load_1min_before']}", highlight=False)
     figures.show_targets(console, result["targets"])
 
@@ -269,12 +275,15 @@ def _round(value: float) -> float:
     return round(value, 3)
 
 
-def _together(groups: list[tuple[str, ...]], cores: list[int], repeats: int) -> dict[str, Any]:
-    """Return the seconds that all groups of pipelines take for `repeats` scans, one pinned process a group."""
+def _together(groups: list[tuple[str, ...]], cores: list[int], repeats: int, soak: int = 0) -> dict[str, Any]:
+    """Return the seconds that all groups of pipelines take for `repeats` scans, one pinned process a group.
+
+    `soak` scans follow that are not timed: memory must not grow during them.
+    """
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(len(groups)), context.Queue()
     processes = [
-        context.Process(target=answer, args=(results, _run, names, core, repeats, start))
+        context.Process(target=answer, args=(results, _run, names, core, repeats, soak, start))
         for names, core in zip(groups, cores, strict=False)
     ]
     for process in processes:
@@ -284,11 +293,20 @@ def _together(groups: list[tuple[str, ...]], cores: list[int], repeats: int) -> 
         process.join()
     return {
         "seconds": max(each["seconds"] for each in found),
-        "memory_mb": {" + ".join(each["names"]): each["memory_mb"] for each in found},
+        **{key: {" + ".join(each["names"]): each[key] for each in found} for key in ("memory_mb", "growth_mb")},
     }
 
 
-def _run(names: tuple[str, ...], core: int, repeats: int, start: Any) -> dict[str, Any]:
+def _growth_mb(levels: Sequence[float]) -> float:
+    """Return how much the least resident memory of the second half is above that of the first.
+
+    The least: buffers that come and go move the level by 30 MB from scan to scan.
+    """
+    half = len(levels) // 2
+    return _round(min(levels[half:]) - min(levels[:half])) if half else 0.0
+
+
+def _run(names: tuple[str, ...], core: int, repeats: int, soak: int, start: Any) -> dict[str, Any]:
     import psutil
     import torch
 
@@ -297,6 +315,9 @@ def _run(names: tuple[str, ...], core: int, repeats: int, start: Any) -> dict[st
     pipelines = [_pipeline(name) for name in names]
     scan = street(POINTS)
     messages = [cloud_message(scan, i * PERIOD_NS) for i in range(3)]
+
+    def resident_mb() -> float:
+        return float(psutil.Process().memory_info().rss) / 2**20
 
     def once(i: int) -> None:
         message = messages[i % 3]
@@ -312,5 +333,10 @@ def _run(names: tuple[str, ...], core: int, repeats: int, start: Any) -> dict[st
     begin = time.perf_counter()
     for i in range(3, repeats + 3):
         once(i)
-    seconds = time.perf_counter() - begin
-    return {"names": names, "seconds": seconds, "memory_mb": _round(psutil.Process().memory_info().rss / 2**20)}
+    seconds, taken_mb = time.perf_counter() - begin, resident_mb()
+    levels = []
+    for i in range(repeats + 3, repeats + 3 + soak):
+        once(i)
+        levels.append(resident_mb())
+    memory = {"memory_mb": _round(max([taken_mb, *levels])), "growth_mb": _growth_mb(levels)}
+    return {"names": names, "seconds": seconds, **memory}

@@ -37,7 +37,7 @@ def test_what_one_core_measures(monkeypatch):
         assert found["message_to_outputs_ms"][name]["p50"] > 0
     assert found["bev_ms"]["map"]["p50"] > 0
     both = {"times faster": None}
-    targets = bench.targets({**found, "both": both, "memory_mb": {}})
+    targets = bench.targets({**found, "both": both, "memory_mb": {}, "growth_mb": {}})
     assert not next(t for t in targets if t["value"] is None)["met"]
     assert all(set(t) == {"name", "value", "relation", "target", "met"} for t in targets)
 
@@ -52,3 +52,11 @@ def test_both_at_once_in_processes_of_their_own():
 def test_an_error_in_a_process_reaches_the_command():
     with pytest.raises(EdgeNodesError, match=r"measuring failed.*TypeError"):
         processes.in_process(bench.street, "many")
+
+
+def test_growth_is_that_of_the_lowest_levels():
+    rng = np.random.default_rng(0)
+    noisy = 300 + 30 * rng.integers(0, 2, 200)
+    assert bench._growth_mb(list(noisy)) == 0
+    assert bench._growth_mb(list(noisy + 0.1 * np.arange(200))) == pytest.approx(10, abs=1)
+    assert bench._growth_mb([]) == 0
