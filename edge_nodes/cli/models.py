@@ -60,14 +60,16 @@ def check(console: Console, name: str | None) -> int:
     return 1 if bad else 0
 
 
-def install(console: Console, name: str) -> None:
+def install(console: Console, name: str, source: Path | None = None) -> None:
     """Install a model and say how it goes.
 
     Raises:
         ModelError: an unknown name, no network, or a wrong hash.
     """
     with console.status(f"installing {name}"):
-        found = models.install(name, lambda text: console.print(text, style="dim", markup=False, highlight=False))
+        found = models.install(
+            name, lambda text: console.print(text, style="dim", markup=False, highlight=False), source=source
+        )
     console.print(f"installed: {found.path}", highlight=False, soft_wrap=True)
 
 

@@ -72,7 +72,7 @@ class _Gguf:
 
     def __init__(self, source: str | Path, progress: Progress) -> None:
         found = models.find(str(source), verify=False)
-        self._file = GgufFile(found.path)
+        self._file = GgufFile(found.path, found.manifest.get("metadata"))
         self._file.check_types()
         self.sizes = self._file.sizes()
         self.metadata = self._file.metadata

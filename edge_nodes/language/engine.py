@@ -286,7 +286,7 @@ def load(
     from edge_nodes.language.gguf_file import GgufFile
 
     progress(f"reading {found.path.name}")
-    file = GgufFile(found.path)
+    file = GgufFile(found.path, found.manifest.get("metadata"))
     tokenizer = Tokenizer(file.metadata)
     try:
         model = make(file.sizes(), file.number("context_length", context_tokens))

@@ -106,6 +106,7 @@ class GgufFile:
 
     Args:
         path: the file.
+        changes: keys that the file lacks or has wrong, and their values.
 
     Attributes:
         metadata: {key: value} of everything the file says but its tensors.
@@ -114,11 +115,11 @@ class GgufFile:
         LanguageError: MODEL_BAD, not a GGUF file, truncated, or of an architecture that is not supported.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, changes: Mapping[str, Any] | None = None) -> None:
         self.path = path
         try:
             reader = _Reader(path)
-            self.metadata: Mapping[str, Any] = {k: f.contents() for k, f in reader.fields.items()}
+            self.metadata: Mapping[str, Any] = {k: f.contents() for k, f in reader.fields.items()} | dict(changes or {})
         except (ValueError, IndexError, struct.error, UnicodeDecodeError, KeyError) as error:
             raise LanguageError(
                 f"{path} is not a GGUF file, or a part of one",

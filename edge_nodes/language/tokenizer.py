@@ -138,7 +138,9 @@ def _list(metadata: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _pre(metadata: Mapping[str, Any]) -> str:
-    return str(metadata.get("tokenizer.ggml.pre", "default"))
+    """Return the pre-tokenizer's name; bitnet.cpp's files leave it out, and Llama 3's vocabulary tells."""
+    known = "llama-bpe" if "<|begin_of_text|>" in metadata.get("tokenizer.ggml.tokens", ()) else "default"
+    return str(metadata.get("tokenizer.ggml.pre", known))
 
 
 def _adds_bos(metadata: Mapping[str, Any]) -> bool:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, SamplingConfig, load
+from edge_nodes.models import write_manifest
 
 PROMPT = list(range(10, 150))
 
@@ -63,6 +65,16 @@ def test_interrupted_at_any_token_and_within_the_prompt(engine):
         assert run.finish_reason == "cancelled"
         continued, _ = answer(engine, PROMPT, max_new_tokens=10)
         assert continued == whole
+
+
+def test_an_installed_models_manifest_mends_its_metadata(small_model, tmp_path):
+    shutil.copy(small_model, tmp_path / "m.gguf")
+    write_manifest(
+        tmp_path, "m.gguf", name="mended", metadata={"tokenizer.chat_template": "{{ messages[0].content }}!"}
+    )
+    mended = load(tmp_path, context_tokens=128, threads=1)
+    assert mended.name == "mended"
+    assert mended.tokenizer.chat([{"role": "user", "content": "hello"}]) == mended.tokenizer.encode("hello!")
 
 
 def test_length_context_and_prompt_limits(engine):

@@ -116,6 +116,13 @@ def test_pre_tokenizers_cut_as_llama_cpp(metadata, tmp_path, pre):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_a_missing_pre_tokenizer_is_told_by_the_vocabulary():
+    for begin, joined in (("<|begin_of_text|>", True), ("<s>", False)):
+        values = {"tokens": ["!", "a", "!a", begin], "merges": ["! a"], "token_type": [1, 1, 1, 3]}
+        found = Tokenizer({"tokenizer.ggml.model": "gpt2", **{f"tokenizer.ggml.{k}": v for k, v in values.items()}})
+        assert (found.encode("!a") == [2]) == joined
+
+
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
     """A SentencePiece model trained on this repository's words, and the file that says the same."""
