@@ -8,7 +8,6 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <ctime>
 #include <stdexcept>
 
 #include "bindings.h"
@@ -152,128 +151,6 @@ Array<float> multiply_ternary(const Matrix& w, const Array<int8_t>& q, const Arr
   return out;
 }
 
-// A single thread is timed by the processor time it got, so that other programs on the machine count for less.
-double seconds_now(int threads) {
-  timespec now{};
-  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
-  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
-
-// Least seconds of `repeats` runs of `work`.
-template <typename Work>
-double least_seconds(int threads, int repeats, Work&& work) {
-  double best = 1e300;
-  for (int i = 0; i < repeats; ++i) {
-    const double start = seconds_now(threads);
-    work();
-    best = std::min(best, seconds_now(threads) - start);
-  }
-  return best;
-}
-
-// Seconds of one product of each matrix with n random tokens.
-double time_products(const std::vector<const Matrix*>& matrices, int n, const std::string& kernel,
-                     const std::string& method, int threads, int repeats) {
-  const Kernels& k = select_kernels(kernel);
-  if (matrices.empty() || n < 1 || threads < 1 || repeats < 1) throw std::invalid_argument("nothing to multiply");
-  for (const Matrix* w : matrices)
-    if (!w->ternary() || w->groups != matrices[0]->groups || w->tiles != matrices[0]->tiles)
-      throw std::invalid_argument("the matrices must be ternary and of one shape");
-  const int cols = matrices[0]->groups * kGroup;
-  py::gil_scoped_release release;
-  Pool pool(threads);
-  TernaryWork work(n, cols, threads, method_of(method));
-  const TokenActivations x = work.activations(cols);
-  Buffer<float> y(size_t(n) * matrices[0]->tiles * kTile);
-  uint32_t random = 1;
-  for (int t = 0; t < n; ++t) {
-    int8_t* q = x.q + size_t(t) * cols;
-    x.scale[t] = 1.0f;
-    x.total[t] = 0;
-    for (int b = 0; b < x.blocks; ++b) x.sum[size_t(t) * x.blocks + b] = 0;
-    for (int i = 0; i < cols; ++i) {
-      random = random * 1664525u + 1013904223u;
-      q[i] = int8_t(int(random >> 24) % 255 - 127);
-      x.sum[size_t(t) * x.blocks + i / kTernaryBlock] += q[i];
-      x.total[t] += q[i];
-    }
-  }
-  return least_seconds(threads, repeats, [&] {
-    for (const Matrix* w : matrices) {
-      const Product product{w, y.data()};
-      work.multiply(pool, k, &product, 1, x, n, false);
-    }
-  });
-}
-
-double product_peak(const std::string& kernel, int threads, int repeats) {
-  const Kernels& k = select_kernels(kernel);
-  constexpr long kSteps = 500000;
-  const double macs = double(k.product_peak(1)) * kSteps * threads;
-  py::gil_scoped_release release;
-  Pool pool(threads);
-  return macs / least_seconds(threads, repeats, [&] { pool.run(threads, [&](int, int) { k.product_peak(kSteps); }); });
-}
-
-// Rows of 64 bytes a second, drawn at random from as many as the tables of a product have.
-double table_rows(const std::string& kernel, int threads, int repeats) {
-  const Kernels& k = select_kernels(kernel);
-  constexpr int kCount = 4096, kRounds = 1000;
-  Buffer<int16_t> table(size_t(kTableRows) * kTableTokens);
-  Buffer<uint64_t> offsets(kCount / 4);
-  table.resize_zero(table.size());
-  offsets.resize_zero(offsets.size());
-  uint32_t random = 1;
-  for (int i = 0; i < kCount; ++i) {
-    random = random * 1664525u + 1013904223u;
-    offsets[size_t(i / 4)] |= (uint64_t(random) * kTableRows >> 32) * 64 << 16 * (i % 4);
-  }
-  py::gil_scoped_release release;
-  Pool pool(threads);
-  std::atomic<int> sink{0};
-  const double seconds = least_seconds(threads, repeats, [&] {
-    pool.run(threads, [&](int, int) {
-      for (int i = 0; i < kRounds; ++i) sink += k.table_rows(table.data(), offsets.data(), kCount);
-    });
-  });
-  return double(kCount) * kRounds * threads / seconds;
-}
-
-// Bytes a second that are read from a buffer of `size` bytes.
-double memory_bandwidth(const std::string& kernel, int threads, int repeats, size_t size) {
-  const Kernels& k = select_kernels(kernel);
-  constexpr size_t kChunk = 1 << 18;
-  const int chunks = int(std::min<size_t>(65535, size / kChunk));
-  if (!chunks) throw std::invalid_argument("the buffer must have 256 KiB or more");
-  py::gil_scoped_release release;
-  Pool pool(threads);
-  Buffer<uint8_t> data(kChunk * chunks);
-  std::memset(data.data(), 1, data.bytes());
-  std::atomic<uint64_t> sink{0};
-  const double seconds = least_seconds(threads, repeats, [&] {
-    pool.run(chunks, [&](int i, int) { sink += k.read(data.data() + kChunk * i, kChunk); });
-  });
-  return double(kChunk) * chunks / seconds;
-}
-
-// Least seconds of reading the packed codes of all matrices.
-double time_reading(const std::vector<const Matrix*>& matrices, const std::string& kernel, int threads, int repeats) {
-  const Kernels& k = select_kernels(kernel);
-  if (matrices.empty() || threads < 1 || repeats < 1) throw std::invalid_argument("nothing to read");
-  py::gil_scoped_release release;
-  Pool pool(threads);
-  std::atomic<uint64_t> sink{0};
-  return least_seconds(threads, repeats, [&] {
-    for (const Matrix* w : matrices) {
-      const int chunk = std::max(1, w->tiles / (8 * threads));
-      pool.run((w->tiles + chunk - 1) / chunk, [&](int i, int) {
-        const int begin = i * chunk, end = std::min(w->tiles, begin + chunk);
-        sink += k.read(w->tile_codes(begin), size_t(w->tile_codes(end) - w->tile_codes(begin)));
-      });
-    }
-  });
-}
-
 py::tuple quantise_tokens(const Array<float>& x, const std::string& kernel) {
   const Kernels& k = select_kernels(kernel);
   if (x.ndim() != 2 || x.shape(1) % kGroup) throw std::invalid_argument("expected float32 (n, multiple of 32)");
@@ -359,7 +236,7 @@ py::dict matrix_parts(const py::object& self) {
   };
   py::dict parts;
   parts["rows"] = w.rows, parts["cols"] = w.cols, parts["bits"] = w.bits, parts["zero"] = w.zero;
-  parts["has_min"] = w.has_min, parts["scale"] = w.scale;
+  parts["has_min"] = w.has_min, parts["scale"] = w.scale, parts["dense"] = w.dense;
   parts["codes"] = array(w.codes), parts["scales"] = array(w.scales), parts["mins"] = array(w.mins);
   return parts;
 }
@@ -369,11 +246,12 @@ std::unique_ptr<Matrix> matrix_from_parts(const py::dict& parts) {
   w->rows = parts["rows"].cast<int>(), w->cols = parts["cols"].cast<int>(), w->bits = parts["bits"].cast<int>();
   w->zero = parts["zero"].cast<int>(), w->has_min = parts["has_min"].cast<bool>();
   w->scale = parts["scale"].cast<float>();
+  w->dense = parts.contains("dense") && parts["dense"].cast<bool>();
   if (w->rows < 1 || w->cols < 1 || (w->bits != 2 && w->bits != 4 && w->bits != 8))
     throw std::invalid_argument("not a packed matrix");
   w->tiles = round_up(w->rows, kTile) / kTile;
   w->groups = round_up(w->cols, kGroup) / kGroup;
-  borrow(w->codes, parts, "codes", size_t(w->tiles) * w->groups * w->group_bytes());
+  borrow(w->codes, parts, "codes", size_t(w->tiles) * w->tile_bytes());
   const size_t scales = size_t(w->tiles) * kTile * (w->ternary() ? w->blocks() : w->groups);
   const bool one = w->ternary() && !py::cast<py::array>(parts["scales"]).size();
   borrow(w->scales, parts, "scales", one ? 0 : scales);
@@ -387,6 +265,7 @@ PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Low-bit matrix kernels and the Llama and BitNet decoder step.";
   bind_sampling(m);
   bind_window(m);
+  bind_measurements(m);
   m.def(
       "supported_kernels",
       [] {
@@ -409,29 +288,17 @@ PYBIND11_MODULE(_kernels, m) {
         return top_entropy(logits.data(), int(logits.size()), k);
       },
       py::arg("logits"), py::arg("k"), "float32 (n,) -> entropy of the k most probable, renormalised, bits.");
-  m.def("time_products", &time_products, py::arg("matrices"), py::arg("n"), py::arg("kernel") = "auto",
-        py::arg("method") = "auto", py::arg("threads") = 1, py::arg("repeats") = 1,
-        "Least seconds for the products of all ternary matrices, one after the other, with n random tokens.");
-  m.def("product_peak", &product_peak, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
-        "int8 products a second on registers alone; 0 if the kernel has no instruction for them.");
-  m.def("table_rows", &table_rows, py::arg("kernel") = "auto", py::arg("threads") = 1, py::arg("repeats") = 3,
-        "Random rows of a look-up table, 32 int16 each, that are added up a second.");
-  m.def("memory_bandwidth", &memory_bandwidth, py::arg("kernel") = "auto", py::arg("threads") = 1,
-        py::arg("repeats") = 3, py::arg("size") = size_t(1) << 28, "Bytes read a second.");
-
-  m.def("time_reading", &time_reading, py::arg("matrices"), py::arg("kernel") = "auto", py::arg("threads") = 1,
-        py::arg("repeats") = 1, "Least seconds for reading the packed codes of all matrices, one after the other.");
-
   py::class_<Matrix>(m, "Matrix", "Weights of one GGUF matrix in the kernels' layout.")
-      .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols, float scale) {
+      .def(py::init([](const std::string& type, const Array<uint8_t>& data, int cols, float scale, bool dense) {
              const Rows r = check_rows(type, data, cols);
              auto matrix = std::make_unique<Matrix>();
-             matrix->pack(r.source, r.data, r.row_bytes, r.rows, r.cols, scale);
+             matrix->pack(r.source, r.data, r.row_bytes, r.rows, r.cols, scale, dense);
              return matrix;
            }),
-           py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f)
+           py::arg("type"), py::arg("data"), py::arg("cols"), py::arg("scale") = 1.0f, py::arg("dense") = false)
       .def_readonly("rows", &Matrix::rows)
       .def_readonly("cols", &Matrix::cols)
+      .def_readonly("dense", &Matrix::dense)
       .def_property_readonly("bytes", &Matrix::bytes)
       .def(
           "to_float",
@@ -544,6 +411,17 @@ PYBIND11_MODULE(_kernels, m) {
       .def_property_readonly("threads", [](const Model& model) { return model.config().threads; })
       .def_property_readonly("vocabulary", [](const Model& model) { return model.config().vocabulary; })
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
+      .def_property_readonly("method", [](const Model& model) { return model.config().method; })
+      .def("ternary_shapes", &Model::ternary_shapes, "(rows, columns) of the ternary matrices in memory, each once.")
+      .def(
+          "set_table_choices",
+          [](Model& model, const std::vector<std::array<int, 3>>& choices) {
+            std::vector<TableChoice> list;
+            for (const auto& c : choices) list.push_back({c[0], c[1], c[2]});
+            model.set_table_choices(std::move(list));
+          },
+          py::arg("choices"),
+          "[(rows, columns, tokens)]: from so many tokens on, look-up tables multiply matrices of this shape.")
       .def_property_readonly("cache_bytes", [](const Model& model) { return model.cache().bytes(); });
   bind_attention(m, model);
 }

@@ -244,6 +244,18 @@ static void ternary_dot(const Matrix& w, int begin, int end, const TokenActivati
   }
 }
 
+// Dense codes are repacked to 2 bits, a tile at a time.
+[[maybe_unused]] static void dense_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y,
+                                       int y_stride, bool add, uint8_t* scratch) {
+  Matrix tile = w.view();
+  tile.dense = false;
+  tile.codes.borrow(scratch, tile.tile_bytes());
+  for (int i = begin; i < end; ++i) {
+    two_bit_tile(w, i, scratch);
+    ternary_dot(tile, 0, 1, x, n, y + i * kTile, y_stride, add, scratch);
+  }
+}
+
 // --- the bound of the above, for measurements ---
 
 static long product_peak(long steps) {

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -184,14 +185,14 @@ static void prefer_huge_pages(const Buffer<uint8_t>& buffer) {
 }
 
 void Matrix::resize_codes() {
-  codes.resize(size_t(tiles) * groups * group_bytes());
+  codes.resize(size_t(tiles) * tile_bytes());
   prefer_huge_pages(codes);
 }
 
 Matrix Matrix::view() const {
   Matrix m;
   m.rows = rows, m.cols = cols, m.tiles = tiles, m.groups = groups;
-  m.bits = bits, m.zero = zero, m.has_min = has_min, m.scale = scale;
+  m.bits = bits, m.zero = zero, m.has_min = has_min, m.scale = scale, m.dense = dense;
   m.codes.borrow(const_cast<uint8_t*>(codes.data()), codes.size());
   m.scales.borrow(const_cast<uint16_t*>(scales.data()), scales.size());
   m.mins.borrow(const_cast<uint16_t*>(mins.data()), mins.size());
@@ -199,12 +200,15 @@ Matrix Matrix::view() const {
 }
 
 void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows_in, int cols_in,
-                  float tensor_scale) {
+                  float tensor_scale, bool dense_in) {
+  if (is_ternary(source)) {
+    shape_ternary(rows_in, cols_in, dense_in);
+    return pack_ternary(source, data, row_bytes, tensor_scale);
+  }
   rows = rows_in;
   cols = cols_in;
   tiles = (rows + kTile - 1) / kTile;
   groups = (cols + kGroup - 1) / kGroup;
-  if (is_ternary(source)) return pack_ternary(source, data, row_bytes, tensor_scale);
   bits = source == Source::q4_0 || source == Source::q4_1 ? 4 : 8;
   zero = source == Source::q4_0 ? 8 : source == Source::q4_1 ? 0 : 128;
   has_min = source == Source::q4_1;
@@ -224,12 +228,44 @@ void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows
   }
 }
 
+void Matrix::shape_ternary(int rows_in, int cols_in, bool dense_in) {
+  rows = rows_in, cols = cols_in, dense = dense_in;
+  tiles = (rows + kTile - 1) / kTile;
+  groups = (cols + kGroup - 1) / kGroup;
+  bits = 2, zero = 1;
+  scales.resize(0);
+  resize_codes();
+}
+
+// `row_codes` has 0, 1 or 2 for each of groups * 32 columns.
+void Matrix::pack_row(int row, const uint8_t* row_codes) {
+  uint8_t* tile = codes.data() + size_t(row / kTile) * tile_bytes();
+  if (!dense) {
+    for (int g = 0; g < groups; ++g) {
+      int values[kGroup];
+      for (int k = 0; k < kGroup; ++k) values[k] = row_codes[g * kGroup + k];
+      write_codes(tile + size_t(g) * group_bytes(), bits, row % kTile, values);
+    }
+    return;
+  }
+  static const int powers[] = {1, 3, 9, 27, 81};
+  uint8_t* bytes = tile + row % kTile * 4;
+  for (int k = 0; k < dense_lines() * kDenseColumns; ++k) {
+    const int code = k < groups * kGroup ? row_codes[k] : 1;
+    bytes[k / kDenseColumns * kTile * 4 + k % 4] += uint8_t(code * powers[k % kDenseColumns / 4]);
+  }
+}
+
+int Matrix::code(int row, int k) const {
+  const uint8_t* tile = tile_codes(row / kTile);
+  if (!dense) return read_code(tile + size_t(k / kGroup) * group_bytes(), bits, row % kTile, k % kGroup);
+  static const int powers[] = {1, 3, 9, 27, 81};
+  return tile[k / kDenseColumns * kTile * 4 + row % kTile * 4 + k % 4] / powers[k % kDenseColumns / 4] % 3;
+}
+
 void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale) {
-  bits = 2;
-  zero = 1;
   const bool blocked = source == Source::tq1_0 || source == Source::tq2_0;
   const int count = blocks();
-  resize_codes();
   std::memset(codes.data(), 0, codes.bytes());
   if (blocked) scales.resize_zero(size_t(tiles) * count * kTile);
   std::vector<uint8_t> row(size_t(groups) * kGroup, 1);
@@ -245,11 +281,7 @@ void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, 
       std::fill(row.begin(), row.end(), uint8_t(1));
       std::fill(row_scales.begin(), row_scales.end(), uint16_t(0));
     }
-    for (int g = 0; g < groups; ++g) {
-      int values[kGroup];
-      for (int k = 0; k < kGroup; ++k) values[k] = row[size_t(g) * kGroup + k];
-      write_codes(codes.data() + (size_t(r / kTile) * groups + g) * group_bytes(), bits, r % kTile, values);
-    }
+    pack_row(r, row.data());
     for (int b = 0; b < count && blocked; ++b) {
       const uint16_t s = row_scales[size_t(b)];
       scales[(size_t(r / kTile) * count + b) * kTile + r % kTile] = s;
@@ -259,6 +291,7 @@ void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, 
       }
     }
   }
+  if (dense && !equal) return pack(source, data, row_bytes, rows, cols, tensor_scale);
   scale = blocked ? half_to_float(common) : tensor_scale;
   if (blocked && equal) scales.resize(0);
 }
@@ -266,10 +299,9 @@ void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, 
 void Matrix::row(int r, float* out) const {
   if (ternary()) {
     for (int k = 0; k < groups * kGroup; ++k) {
-      const uint8_t* group = codes.data() + (size_t(r / kTile) * groups + k / kGroup) * group_bytes();
       const size_t block = size_t(r / kTile) * blocks() + k / kTernaryBlock;
       const float s = scales.size() ? half_to_float(scales[block * kTile + r % kTile]) : scale;
-      out[k] = s * float(read_code(group, bits, r % kTile, k % kGroup) - zero);
+      out[k] = s * float(code(r, k) - zero);
     }
     return;
   }
@@ -277,9 +309,28 @@ void Matrix::row(int r, float* out) const {
     const size_t block = size_t(r / kTile) * groups + g;
     const float scale = half_to_float(scales[block * kTile + r % kTile]);
     const float min = has_min ? half_to_float(mins[block * kTile + r % kTile]) : 0.0f;
-    for (int k = 0; k < kGroup; ++k)
-      out[g * kGroup + k] =
-          scale * float(read_code(codes.data() + block * group_bytes(), bits, r % kTile, k) - zero) + min;
+    for (int k = 0; k < kGroup; ++k) out[g * kGroup + k] = scale * float(code(r, g * kGroup + k) - zero) + min;
+  }
+}
+
+void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
+  static const auto places = [] {  // of each byte: its 5 trits, 2 bits each
+    std::array<uint16_t, 256> table{};
+    for (int byte = 0; byte < 243; ++byte)
+      for (int i = 0, left = byte; i < 5; ++i, left /= 3) table[size_t(byte)] |= uint16_t(left % 3 << 2 * i);
+    return table;
+  }();
+  constexpr int kBytes = kTile * 4;  // of a dense line
+  const uint8_t* codes = w.tile_codes(tile);
+  const int lines = w.groups * 2, dense_lines = w.dense_lines();  // 5 lines of 16 columns are as long as 4 dense ones
+  for (int line = 0, dense = 0; dense < dense_lines; line += 5, dense += 4, codes += 4 * kBytes) {
+    const int count = std::min(4, dense_lines - dense), stop = std::min(lines - line, 5);
+    for (int i = 0; i < kBytes; ++i) {
+      uint64_t bits = 0;
+      for (int d = 0; d < count; ++d) bits |= uint64_t(places[codes[d * kBytes + i]]) << 10 * d;
+      for (int l = line; l < line + stop; ++l, bits >>= 8)
+        out[l / 2 * 256 + i / 64 * 128 + l % 2 * 64 + i % 64] = uint8_t(bits);
+    }
   }
 }
 

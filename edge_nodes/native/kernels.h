@@ -29,6 +29,7 @@ constexpr int kTile = 32;       // rows that are stored interleaved and multipli
 constexpr int kLanes = 16;      // rows of one 64-byte line of codes: 4 codes for each
 constexpr int kScratch = 1280;  // bytes a kernel needs to unpack one group of a tile: codes, scales and minima
 constexpr int kKeyBlock = 16;   // positions that are interleaved in the key cache
+constexpr int kDenseColumns = 20;  // of a line of dense ternary codes: 4 bytes of 5 trits
 constexpr int kTernaryBlock = 256;  // columns that share a scale in GGUF's ternary types
 constexpr int kTableTokens = 32;    // tokens of one row of a look-up table
 
@@ -86,33 +87,43 @@ constexpr int kPacking = 1;
 //   Missing rows and columns are filled with zero weights.
 // Ternary weights (bits = 2, codes 0..2, zero = 1) have one scale for the matrix, or one per row and 256 columns if
 // these differ. Group: 2 halves x 2 lines; byte 4*lane + j of line p has the code of column 16p + 4i + j at bits 2i.
+// Dense ternary weights (1.60 bits, one scale): lines of 20 columns, [tile][line][half][64]; byte 4*lane + j has the sum
+// of 3^i times the code of column 20 * line + 4i + j, i = 0..4.
 struct Matrix {
   int rows = 0, cols = 0;
   int tiles = 0, groups = 0;
   int bits = 0;  // 2, 4 or 8
   int zero = 0;  // the code that means 0
   bool has_min = false;
-  Buffer<uint8_t> codes;          // [tile][group][bits * 128]
+  bool dense = false;
+  Buffer<uint8_t> codes;          // [tile][group][bits * 128], or dense
   Buffer<uint16_t> scales, mins;  // [tile][group][32], half precision; ternary: [tile][block][32], or none
   float scale = 1.0f;             // ternary: of the whole matrix
 
   // Fills the matrix from `rows` rows of `row_bytes` bytes each.
-  // `tensor_scale` is used by types with one scale per matrix.
-  void pack(Source source, const uint8_t* data, size_t row_bytes, int rows, int cols, float tensor_scale = 1.0f);
+  // `tensor_scale` is used by types with one scale per matrix; `dense` by ternary types whose scales are all equal.
+  void pack(Source source, const uint8_t* data, size_t row_bytes, int rows, int cols, float tensor_scale = 1.0f,
+            bool dense = false);
+  // Makes this a ternary matrix with memory for its codes, not initialised.
+  void shape_ternary(int rows, int cols, bool dense);
   // Writes row r as floats into out[0 .. groups * 32).
   void row(int r, float* out) const;
   bool ternary() const { return bits == 2; }
   int blocks() const { return (groups * kGroup + kTernaryBlock - 1) / kTernaryBlock; }
   int group_bytes() const { return bits * kTile * kGroup / 8; }
-  const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * groups * group_bytes(); }
+  int dense_lines() const { return (groups * kGroup + kDenseColumns - 1) / kDenseColumns; }
+  size_t tile_bytes() const { return dense ? size_t(dense_lines()) * kTile * 4 : size_t(groups) * group_bytes(); }
+  const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * tile_bytes(); }
   size_t bytes() const { return codes.bytes() + scales.bytes() + mins.bytes(); }
-  // Memory for the codes of tiles x groups, not initialised.
+  // Memory for the codes, not initialised.
   void resize_codes();
   // The same weights in the same memory, which must stay.
   Matrix view() const;
 
  private:
   void pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale);
+  void pack_row(int row, const uint8_t* codes);
+  int code(int row, int column) const;
 };
 
 // n rows of int8 activations: x[t][k] = scale[t][k/32] * q[t][k], with the sum of each group beside it.
@@ -135,6 +146,13 @@ struct TokenActivations {
   int32_t* total = nullptr;     // [t], sum of all q
 
   int cols() const { return groups * kGroup; }
+  // Those of the tokens from `token` on; the memory for other arrangements is the same.
+  TokenActivations from(int token) const {
+    TokenActivations x = *this;
+    x.q += size_t(token) * cols(), x.sum += size_t(token) * blocks;
+    x.scale += token, x.total += token;
+    return x;
+  }
 };
 
 // One query block against one key/value head.
@@ -181,6 +199,11 @@ struct Kernels {
                       bool add, uint8_t* scratch);
   void (*ternary_lut)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
                       bool add, uint8_t* scratch);
+  // The same for dense codes.
+  void (*dense_dot)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                    bool add, uint8_t* scratch);
+  void (*dense_lut)(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                    bool add, uint8_t* scratch);
 
   // What bounds these products, for measurements only.
   long (*product_peak)(long steps);  // products of int8 with int8 on registers only; how many were made (0: unknown)
@@ -207,11 +230,17 @@ inline int block_tokens(int n, int most) {
 void block_activations(const TokenActivations& x, int begin, int end);
 void column_activations(const TokenActivations& x, int begin, int end);
 
+// The codes of a dense tile at 2 bits each: w.groups * 256 bytes.
+void two_bit_tile(const Matrix& w, int tile, uint8_t* out);
+
 const Kernels& portable_kernels();
 #if EDGE_X86
 const Kernels& avx2_kernels();
 const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
+// `dense_dot` for processors with AVX-512 VBMI.
+void dense_dot_vbmi(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                    bool add, uint8_t* scratch);
 #endif
 #if EDGE_ARM
 const Kernels& neon_kernels();

@@ -109,6 +109,7 @@ const Kernels& avx2_kernels() {
   static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
                              avx2::swiglu, avx2::attend, avx2::to_half, avx2::statistics,
                              avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut,
+                             avx2::dense_dot, avx2::dense_lut,
                              avx2::product_peak, avx2::table_rows, avx2::read_memory};
   return table;
 }

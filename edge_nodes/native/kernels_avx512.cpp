@@ -86,9 +86,12 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 #endif
 
 const Kernels& avx512_kernels() {
+  __builtin_cpu_init();
+  const auto dense_dot = __builtin_cpu_supports("avx512vbmi") ? dense_dot_vbmi : avx512::dense_dot;
   static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
                              avx512::swiglu, avx512::attend, avx512::to_half, avx512::statistics,
                              avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut,
+                             dense_dot, avx512::dense_lut,
                              avx512::product_peak, avx512::table_rows, avx512::read_memory};
   return table;
 }

@@ -64,6 +64,7 @@ const Kernels& avxvnni_kernels() {
     k.name = "avxvnni";
     k.multiply = avxvnni::multiply;
     k.ternary_dot = avxvnni::ternary_dot;
+    k.dense_dot = avxvnni::dense_dot;
     k.product_peak = avxvnni::product_peak;
     return k;
   }();

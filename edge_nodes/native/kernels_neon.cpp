@@ -65,6 +65,7 @@ const Kernels& neon_kernels() {
     k.tokens = neon::kTernaryTokens;
     k.multiply = neon::multiply;
     k.ternary_dot = neon::ternary_dot;
+    k.dense_dot = neon::dense_dot;
     k.product_peak = neon::product_peak;
     return k;
   }();

@@ -56,6 +56,7 @@ const Kernels& neondot_kernels() {
     k.name = "neondot";
     k.multiply = neondot::multiply;
     k.ternary_dot = neondot::ternary_dot;
+    k.dense_dot = neondot::dense_dot;
     k.product_peak = neondot::product_peak;
     return k;
   }();

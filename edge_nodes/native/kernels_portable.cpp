@@ -116,12 +116,20 @@ void unpack_ternary(const uint8_t* packed, int groups, uint8_t* codes) {
       for (int i = 0; i < 64; ++i) codes[s * 64 + i] = packed[s / 4 * 64 + i] >> (s % 4 * 2) & 3;
 }
 
+void unpack_dense(const uint8_t* packed, int groups, uint8_t* codes) {
+  static const int powers[] = {1, 3, 9, 27, 81};
+  for (int quad = 0; quad < groups * 8; ++quad)
+    for (int i = 0; i < 128; ++i)
+      codes[quad / 8 * 1024 + i / 64 * 512 + quad % 8 * 64 + i % 64] =
+          uint8_t(packed[quad / 5 * 128 + i] / powers[quad % 5] % 3);
+}
+
 void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
                  bool add, uint8_t* scratch) {
   const bool uniform = !w.scales.size();
   const int step = uniform ? w.groups : kTernaryBlock / kGroup;
   for (int tile = begin; tile < end; ++tile) {
-    unpack_ternary(w.tile_codes(tile), w.groups, scratch);
+    (w.dense ? unpack_dense : unpack_ternary)(w.tile_codes(tile), w.groups, scratch);
     for (int t = 0; t < n; ++t) {
       float sum[kTile] = {};
       for (int b = 0, g = 0; g < w.groups; ++b) {
@@ -163,7 +171,7 @@ long product_peak(long) { return 0; }
 const Kernels& portable_kernels() {
   using namespace portable;
   static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, to_half, statistics,
-                             1, 32, quantise_token, ternary_dot, ternary_lut,
+                             1, 32, quantise_token, ternary_dot, ternary_lut, ternary_dot, dense_lut,
                              product_peak, table_rows, read_memory};
   return table;
 }

@@ -225,6 +225,81 @@ static void ternary_lut(const Matrix& w, int begin, int end, const TokenActivati
              scratch);
 }
 
+// --- dense weights: 5 columns to an index, which is the byte itself ---
+
+constexpr int kDensePatterns = 243;  // of 5 ternary weights; two tables of them fit in the first-level cache
+constexpr int kDenseTable = kDensePatterns * kTableTokens;
+constexpr int kDenseLines = 12;  // lines of 20 columns summed in int16
+
+// Sums of every pattern of `left` columns, 4 apart; missing columns are zero. The 27 of the first three and the 9 of
+// the others are made one addition at a time, then each pair of them is added.
+static void build_dense_table(const int8_t* columns, int left, int16_t* table) {
+  LutRow low[27], high[9];
+  LutRow* const parts[2] = {low, high};
+  for (int half = 0, i = 0; half < 2; ++half) {
+    LutRow* rows = parts[half];
+    rows[0] = LutRow{};
+    for (int done = 1; done < (half ? 9 : 27); done *= 3, ++i) {
+      const LutRow y = i < left ? widen_column(columns + i * 4 * kTableTokens) : LutRow{};
+      for (int e = 0; e < done; ++e) {  // the digits -1, 0 and 1: less y, as it is, more y
+        rows[e + done] = rows[e];
+        rows[e + 2 * done] = add_rows(rows[e], y);
+        for (int p = 0; p < kParts; ++p) rows[e].part[p] -= y.part[p];
+      }
+    }
+  }
+  for (const LutRow& h : high)
+    for (const LutRow& l : low) {
+      store_lut(table, add_rows(l, h));
+      table += kTableTokens;
+    }
+}
+
+// As look_up, for bytes 2 * pair and 2 * pair + 1 of a line.
+template <bool First, bool Last>
+static void look_up_dense(const Matrix& w, int begin, int line, int pair, const int16_t* tables, const LutSums& sums) {
+  for (int r = 0; r < sums.rows; r += kTile) {
+    const uint8_t* codes = w.tile_codes(begin + r / kTile) + size_t(line) * kTile * 4 + pair * 2;
+    __builtin_prefetch(codes + kTile * 8);
+    int16_t* narrow = sums.narrow + size_t(r) * kTableTokens;
+    int32_t* wide = sums.wide + size_t(r) * kTableTokens;
+    for (int i = 0; i < kTile; ++i, narrow += kTableTokens, wide += kTableTokens) {
+      LutRow sum = load_lut(tables + codes[4 * i] * kTableTokens);
+      add_lut(sum, load_lut(tables + kDenseTable + codes[4 * i + 1] * kTableTokens));
+      if (!First) add_lut(sum, load_lut(narrow));
+      if (Last)
+        add_total(wide, sum);
+      else
+        store_lut(narrow, sum);
+    }
+  }
+}
+
+static void dense_lut(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                      bool add, uint8_t* scratch) {
+  const int rows = (end - begin) * kTile, lines = w.dense_lines();
+  int16_t* tables = reinterpret_cast<int16_t*>(scratch);
+  const LutSums sums{tables + 2 * kDenseTable, reinterpret_cast<int32_t*>(tables + 2 * kDenseTable + rows * kTableTokens),
+                     rows};
+  for (int t = 0; t < n; t += kTableTokens) {
+    std::memset(sums.wide, 0, size_t(rows) * kTableTokens * sizeof(int32_t));
+    for (int line = 0; line < lines; ++line)
+      for (int pair = 0; pair < 2; ++pair) {
+        for (int j = 0; j < 2; ++j) {
+          const int column = line * kDenseColumns + pair * 2 + j;
+          build_dense_table(x.columns + size_t(t) * x.cols() + size_t(column) * kTableTokens,
+                            (x.cols() - column + 3) / 4, tables + j * kDenseTable);
+        }
+        const bool first = line % kDenseLines == 0 && pair == 0;
+        const bool last = pair == 1 && (line % kDenseLines == kDenseLines - 1 || line + 1 == lines);
+        (first ? look_up_dense<true, false> : last ? look_up_dense<false, true> : look_up_dense<false, false>)(
+            w, begin, line, pair, tables, sums);
+      }
+    finish_lut(w, rows, sums.wide, nullptr, x.scale + t, std::min(kTableTokens, n - t),
+               y + size_t(t) * y_stride + begin * kTile, y_stride, add);
+  }
+}
+
 // --- the bounds of the above, for measurements ---
 
 static int table_rows(const int16_t* table, const uint64_t* offsets, int count) {

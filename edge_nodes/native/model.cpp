@@ -219,6 +219,24 @@ size_t Model::weight_bytes() const {
   return total;
 }
 
+std::vector<std::pair<int, int>> Model::ternary_shapes() const {
+  std::vector<std::pair<int, int>> shapes;
+  const auto note = [&](const Matrix& m) {
+    const std::pair<int, int> shape{m.rows, m.cols};
+    if (m.rows && m.ternary() && std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
+  };
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    for (const Matrix& m : blocks_[i].in) note(m);
+    note(blocks_[i].out);
+  }
+  return shapes;
+}
+
+void Model::set_table_choices(std::vector<TableChoice> choices) {
+  use_ternary();
+  ternary_.set_choices(std::move(choices));
+}
+
 size_t Model::work_bytes() const {
   size_t total = ternary_.bytes() + cos_.bytes() + sin_.bytes() + scores_.bytes() + scratch_.bytes() + codes_.bytes() +
                  code_scales_.bytes() + code_sums_.bytes() + code_totals_.bytes();
@@ -267,26 +285,8 @@ void Model::multiply(std::initializer_list<Product> products, const Inputs& x, i
       grouped[others++] = p;
   }
   if (ternaries) ternary_.multiply(pool_, kernels_, ternary, ternaries, x.tokens, n, add);
-  if (others) multiply_grouped(grouped, others, x.groups, n, add);
-}
-
-void Model::multiply_grouped(const Product* products, int count, const Activations& x, int n, bool add) {
-  int tiles = 0;
-  for (int i = 0; i < count; ++i) tiles += products[i].matrix->tiles;
-  // Small chunks even out threads of unequal speed; they never change a result.
-  const int chunk = std::min(64, std::max(1, tiles / (8 * pool_.threads())));
-  pool_.run((tiles + chunk - 1) / chunk, [&](int index, int thread) {
-    int begin = index * chunk, end = std::min(tiles, begin + chunk);
-    for (int i = 0; i < count && end > 0; ++i) {
-      const Product& p = products[i];
-      const int stop = std::min(end, p.matrix->tiles);
-      if (begin < stop)
-        kernels_.multiply(*p.matrix, begin, stop, x, n, p.y, p.matrix->tiles * kTile, add,
-                          scratch_.data() + scratch_size_ * size_t(thread));
-      begin = std::max(0, begin - p.matrix->tiles);
-      end -= p.matrix->tiles;
-    }
-  });
+  if (others)
+    multiply_grouped(pool_, kernels_, grouped, others, x.groups, n, add, scratch_.data(), scratch_size_);
 }
 
 void Model::finish_inputs(float* rows, int cols, int whole, const Buffer<float>& sub_norm, Inputs& a, int n) {

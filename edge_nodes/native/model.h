@@ -79,6 +79,9 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
   size_t weight_bytes() const;
+  // Shapes of the ternary matrices, each once; and from how many tokens on each is multiplied by tables.
+  std::vector<std::pair<int, int>> ternary_shapes() const;
+  void set_table_choices(std::vector<TableChoice> choices);
   size_t work_bytes() const;  // of activations, tables and scratch memory
   Cache& cache() { return *cache_; }
   const Cache& cache() const { return *cache_; }
@@ -96,8 +99,7 @@ class Model {
       const size_t at = size_t(token) * groups.groups;
       in.groups.q += at * kGroup, in.groups.scale += at, in.groups.sum += at, in.groups.scaled_sum += at;
       if (!ternary) return in;
-      in.tokens.q += size_t(token) * tokens.cols(), in.tokens.sum += size_t(token) * tokens.blocks;
-      in.tokens.scale += token, in.tokens.total += token;
+      in.tokens = tokens.from(token);
       return in;
     }
   };
@@ -131,7 +133,6 @@ class Model {
   Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
   void quantise_row(const float* x, Inputs& a, int token);
   void multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add);
-  void multiply_grouped(const Product* products, int count, const Activations& x, int n, bool add);
   template <typename Work>
   void each_token(int n, Work&& work);
 

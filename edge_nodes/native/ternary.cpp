@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 
 namespace edge {
 
@@ -33,43 +34,61 @@ TokenActivations TernaryWork::activations(int cols) {
           sum_.data(),     total_.data()};
 }
 
-bool TernaryWork::use_tables(const Kernels& kernels, int n) const {
-  constexpr int kFewTokens = 8;  // a row of a table is 32 tokens wide
-  if (!kernels.ternary_lut || method_ == Method::dot) return false;
-  return n >= (method_ == Method::lut ? kFewTokens : kernels.lut_from);
+// Of n tokens, those that are multiplied by tables: whole sets of 32, and what is left if it is enough.
+int TernaryWork::table_tokens(const Kernels& kernels, const Product* products, int count, int n) const {
+  constexpr int kFewTokens = 8;  // with fewer, most of a row of a table is not used
+  if (!kernels.ternary_lut || method_ == Method::dot) return 0;
+  int from = method_ == Method::lut ? kFewTokens : kernels.lut_from;
+  const Product* largest = std::max_element(
+      products, products + count, [](const Product& a, const Product& b) { return a.matrix->rows < b.matrix->rows; });
+  if (method_ == Method::automatic)
+    for (const TableChoice& c : choices_)
+      if (c.rows == largest->matrix->rows && c.cols == largest->matrix->cols) from = c.tokens;
+  if (n < from || from > kTableTokens) return 0;
+  const int rest = n % kTableTokens;
+  return rest >= from ? n : n - rest;
 }
 
-void TernaryWork::arrange(Pool& pool, const Kernels& kernels, const TokenActivations& x, int n, bool tables) {
-  if (!tables && (n == 1 || kernels.tokens == 1)) return;
-  const int step = tables ? kTableTokens : block_tokens(n, kernels.tokens);
-  pool.run((n + step - 1) / step, [&](int block, int) {
-    (tables ? column_activations : block_activations)(x, block * step, std::min(n, (block + 1) * step));
+void TernaryWork::look_up(Pool& pool, const Kernels& kernels, const Product* products, int count,
+                          const TokenActivations& x, int n, bool add) {
+  pool.run((n + kTableTokens - 1) / kTableTokens, [&](int set, int) {
+    column_activations(x, set * kTableTokens, std::min(n, (set + 1) * kTableTokens));
   });
+  // Rows of one chunk share the tables, which wants large chunks of equal size.
+  const int tiles = tiles_of(products, count);
+  const int parts = round_up((tiles + kLutTiles - 1) / kLutTiles, pool.threads());
+  share_tiles(pool, products, count, (tiles + parts - 1) / parts,
+              [&](const Product& p, int begin, int end, int thread) {
+                (p.matrix->dense ? kernels.dense_lut : kernels.ternary_lut)(
+                    *p.matrix, begin, end, x, n, p.y, p.matrix->tiles * kTile, add,
+                                    scratch_.data() + scratch_size_ * size_t(thread));
+              });
+}
+
+// Tokens [first, n).
+void TernaryWork::dot(Pool& pool, const Kernels& kernels, const Product* products, int count,
+                      const TokenActivations& all, int first, int n, bool add) {
+  const TokenActivations x = all.from(first);
+  const int tokens = n - first;
+  if (tokens > 1 && kernels.tokens > 1) {
+    const int step = block_tokens(tokens, kernels.tokens);
+    pool.run((tokens + step - 1) / step,
+             [&](int block, int) { block_activations(x, block * step, std::min(tokens, (block + 1) * step)); });
+  }
+  share_tiles(pool, products, count, small_chunk(tiles_of(products, count), pool.threads()),
+              [&](const Product& p, int begin, int end, int thread) {
+                const int stride = p.matrix->tiles * kTile;
+                (p.matrix->dense ? kernels.dense_dot : kernels.ternary_dot)(
+                    *p.matrix, begin, end, x, tokens, p.y + size_t(first) * stride, stride, add,
+                                    scratch_.data() + scratch_size_ * size_t(thread));
+              });
 }
 
 void TernaryWork::multiply(Pool& pool, const Kernels& kernels, const Product* products, int count,
                            const TokenActivations& x, int n, bool add) {
-  const bool tables = use_tables(kernels, n);
-  arrange(pool, kernels, x, n, tables);
-  int tiles = 0;
-  for (int i = 0; i < count; ++i) tiles += products[i].matrix->tiles;
-  // Rows of one chunk share the tables, which wants large chunks; otherwise small ones even out unequal threads.
-  const int parts = round_up((tiles + kLutTiles - 1) / kLutTiles, pool.threads());
-  const int chunk = tables ? (tiles + parts - 1) / parts
-                           : std::min(64, std::max(1, tiles / (8 * pool.threads())));
-  const auto run = tables ? kernels.ternary_lut : kernels.ternary_dot;
-  pool.run((tiles + chunk - 1) / chunk, [&](int index, int thread) {
-    int begin = index * chunk, end = std::min(tiles, begin + chunk);
-    for (int i = 0; i < count && end > 0; ++i) {
-      const Product& p = products[i];
-      const int stop = std::min(end, p.matrix->tiles);
-      if (begin < stop)
-        run(*p.matrix, begin, stop, x, n, p.y, p.matrix->tiles * kTile, add,
-            scratch_.data() + scratch_size_ * size_t(thread));
-      begin = std::max(0, begin - p.matrix->tiles);
-      end -= p.matrix->tiles;
-    }
-  });
+  const int tables = table_tokens(kernels, products, count, n);
+  if (tables) look_up(pool, kernels, products, count, x, tables, add);
+  if (tables < n) dot(pool, kernels, products, count, x, tables, n, add);
 }
 
 size_t TernaryWork::bytes() const {

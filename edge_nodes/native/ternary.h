@@ -2,16 +2,17 @@
 // Products of ternary matrices with a few or many tokens: the memory they need and the sharing-out of the work.
 #pragma once
 
-#include "kernels.h"
-#include "pool.h"
+#include <vector>
+
+#include "products.h"
 
 namespace edge {
 
 enum class Method { automatic, dot, lut };  // how ternary products are made; the result is the same bit for bit
 
-struct Product {
-  const Matrix* matrix;
-  float* y;  // [token][tiles * 32]
+// From how many tokens on tables are the faster way for matrices of this shape.
+struct TableChoice {
+  int rows, cols, tokens;
 };
 
 // Quantised tokens and scratch memory of up to `tokens` tokens of up to `cols` columns.
@@ -23,16 +24,22 @@ class TernaryWork {
   // The activations of a product whose rows have `cols` columns; `cols` is a multiple of 32.
   TokenActivations activations(int cols);
   bool empty() const { return !q_.size(); }
+  // Replaces what the kernels take for granted; shapes that are not named keep it.
+  void set_choices(std::vector<TableChoice> choices) { choices_ = std::move(choices); }
   // y (+)= W x for n tokens whose q, scale, sum and total are set.
   void multiply(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& x,
                 int n, bool add);
   size_t bytes() const;
 
  private:
-  bool use_tables(const Kernels& kernels, int n) const;
-  void arrange(Pool& pool, const Kernels& kernels, const TokenActivations& x, int n, bool tables);
+  int table_tokens(const Kernels& kernels, const Product* products, int count, int n) const;
+  void look_up(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& x,
+               int n, bool add);
+  void dot(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& all,
+           int first, int n, bool add);
 
   Method method_ = Method::automatic;
+  std::vector<TableChoice> choices_;
   size_t scratch_size_ = 0;
   Buffer<int8_t> q_, blocked_, columns_;
   Buffer<float> scale_;

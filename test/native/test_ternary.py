@@ -164,5 +164,5 @@ def test_measurements(kernel):
     assert kernels.table_rows(kernel, 1, 1) > 0
     assert kernels.memory_bandwidth(kernel, 2, 1, 1 << 20) > 0
     assert (kernels.product_peak(kernel, 1, 1) > 0) == (kernel != "portable")
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="one type and shape"):
         kernels.time_products([packed, matrix(trits(np.random.default_rng(0), 65, 256))], 1)
