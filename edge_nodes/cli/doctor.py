@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from edge_nodes import graph, models
 from edge_nodes.errors import EdgeNodesError, State
+from edge_nodes.language import kernel_choice
 
 MEMORY_GB = 2.0
 DISCOVERY_TIMEOUT_S = 20
@@ -232,6 +233,11 @@ def _kernels() -> Iterator[Check]:
         yield Check("extension kernels", False, str(error), remedy)
         return
     yield Check("extension kernels", True, ", ".join(kernels.supported_kernels()))
+    for choice in kernel_choice.known() or kernel_choice.choices([(2560, 2560)]):
+        rates = f"int8 products {choice.dot_gmacs:.0f}, tables {choice.lut_gmacs:.0f} GMAC/s"
+        few = choice.tables_from > kernel_choice.TABLE_TOKENS
+        way = "int8 products" if few else f"tables from {choice.tables_from} tokens on"
+        yield Check(f"{choice.rows} x {choice.cols}", True, f"ternary: {way} ({rates})")
 
 
 def _models() -> Iterator[Check]:

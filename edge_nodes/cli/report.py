@@ -18,6 +18,7 @@ from edge_nodes import __version__
 from edge_nodes.bags import BagReader, map_topics
 from edge_nodes.cli import measure
 from edge_nodes.cli.session import description
+from edge_nodes.language.kernel_choice import cpu_name
 
 MOMENTS = 4
 IMAGES = ("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast")
@@ -114,9 +115,8 @@ def write(
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
-    names = [ln.partition(":")[2].strip() for ln in _lines(Path("/proc/cpuinfo")) if ln.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": cpu_name(),
         "cores": psutil.cpu_count() or 0,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",

@@ -122,8 +122,20 @@ class LanguageConfig:
     model: str = parameter("smollm2-135m", "Name of an installed model, or path of a GGUF file.", fixed=True)
     kernel: str = parameter(
         "auto",
-        "Instruction set of the matrix products; lut and dot force how ternary weights are multiplied.",
-        choices=("auto", "lut", "dot", "avx512vnni", "avx2", "portable"),
+        "Instruction set of the matrix products; lut and dot force how ternary weights are multiplied, which is "
+        "otherwise measured; reference is plain C++. The result is the same.",
+        choices=(
+            "auto",
+            "lut",
+            "dot",
+            "reference",
+            "avx512vnni",
+            "avxvnni",
+            "avx2",
+            "neondot",
+            "neon",
+            "portable",
+        ),
         fixed=True,
     )
     threads: int = parameter(

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_nodes import models
 from edge_nodes.errors import State
+from edge_nodes.language import kernel_choice
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.blocks import is_block_directory
 from edge_nodes.language.config import SamplingConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edge_nodes.language.constraint import Constrainer, Constraint, Matcher
 
 METHODS = ("lut", "dot")
+REFERENCE = "reference"  # integers in plain C++, which every kernel equals
 PREFILL_TOKENS = 64  # tokens of one step: a prompt can be interrupted between steps
 
 
@@ -259,8 +261,9 @@ def load(
             directory (`edge-nodes models convert`).
         threads: threads of the engine; 0 for `default_threads()`.
         context_tokens: tokens that prompt and answer may hold together; at most the model's own limit.
-        kernel: "auto", one of `edge_nodes.native._kernels.supported_kernels()`, or for ternary weights "lut" or "dot":
-            the processor's best instructions with look-up tables or int8 products forced. Neither changes a result.
+        kernel: "auto"; one of `edge_nodes.native._kernels.supported_kernels()`; for ternary weights "lut" or "dot", the
+            processor's best instructions with look-up tables or int8 products forced, where "auto" takes the faster
+            one (see `kernel_choice`); or "reference", plain C++. None of them changes a result.
         slots: sequences that the key/value cache holds.
         kv_cache: what keys and values are kept as: "f16" or "f32".
         memory_budget_mb: most memory of weights, key/value cache and work space, MiB; weights that do not fit are
@@ -288,16 +291,25 @@ def load(
     progress(f"reading {found.path.name}")
     file = GgufFile(found.path, found.manifest.get("metadata"))
     tokenizer = Tokenizer(file.metadata)
+    options["dense"] = file.dense and _dense(kernel, progress)
     try:
         model = make(file.sizes(), file.number("context_length", context_tokens))
     except (ValueError, TypeError) as error:
         raise file.bad("unsupported sizes", error) from error
     file.fill(model, progress)
+    kernel_choice.tune(model)
     return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))
 
 
 def make_model(
-    sizes: Mapping[str, Any], context_tokens: int, *, slots: int, kv_cache: str, threads: int, kernel: str
+    sizes: Mapping[str, Any],
+    context_tokens: int,
+    *,
+    slots: int,
+    kv_cache: str,
+    threads: int,
+    kernel: str,
+    dense: bool = False,
 ) -> Any:
     """Return a native model without weights.
 
@@ -308,19 +320,14 @@ def make_model(
         kv_cache: type of the cache.
         threads: 0 for `default_threads()`.
         kernel: instruction set or method.
+        dense: keep TQ1_0 weights at 1.60 bits; otherwise they are repacked to 2.00.
 
     Raises:
         LanguageError: NO_DEVICE, no such kernel.
         ValueError: sizes that cannot be.
     """
     native = _native()
-    if kernel not in ("auto", *METHODS, *native.supported_kernels()):
-        raise LanguageError(
-            "this processor has no such kernel",
-            got=kernel,
-            expected="one of auto, lut, dot, " + ", ".join(native.supported_kernels()),
-            state=State.NO_DEVICE,
-        )
+    instructions, method = _kernel(native, kernel)
     return native.Model(
         **sizes,
         context=context_tokens,
@@ -328,9 +335,34 @@ def make_model(
         cache=kv_cache,
         batch=PREFILL_TOKENS,
         threads=threads or default_threads(),
-        kernel="auto" if kernel in METHODS else kernel,
-        method=kernel if kernel in METHODS else "auto",
+        kernel=instructions,
+        method=method,
+        dense=dense,
     )
+
+
+def _kernel(native: Any, kernel: str) -> tuple[str, str]:
+    """Return the instruction set and the method that `kernel` names."""
+    if kernel not in ("auto", REFERENCE, *METHODS, *native.supported_kernels()):
+        raise LanguageError(
+            "this processor has no such kernel",
+            got=kernel,
+            expected="one of auto, lut, dot, reference, " + ", ".join(native.supported_kernels()),
+            state=State.NO_DEVICE,
+        )
+    if kernel == REFERENCE:
+        return "portable", "dot"
+    return ("auto", kernel) if kernel in METHODS else (kernel, "auto")
+
+
+def _dense(kernel: str, progress: Callable[[str], None]) -> bool:
+    """Return whether TQ1_0 weights stay at 1.60 bits, and say so."""
+    instructions, _ = _kernel(_native(), kernel)
+    dense = kernel_choice.density(instructions).dense
+    progress(
+        "weights stay at 1.60 bits" if dense else "weights of 1.69 bits are repacked to 2.00, which is faster here"
+    )
+    return dense
 
 
 def _native() -> Any:

@@ -199,6 +199,11 @@ class GgufFile:
         if missing := model.missing():
             raise self.bad("missing tensors", ", ".join(missing[:5]))
 
+    @property
+    def dense(self) -> bool:
+        """Return whether there are weights of less than 2 bits (TQ1_0)."""
+        return any(t.tensor_type.name == "TQ1_0" for t in self.tensors.values())
+
     def rows_of(self, tensor: Any) -> tuple[str, Any, int, float]:
         """Return a matrix as the kernels pack it: type, bytes (rows, bytes of a row), columns, scale of the tensor."""
         cols = int(tensor.shape[0])

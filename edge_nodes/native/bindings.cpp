@@ -266,6 +266,7 @@ PYBIND11_MODULE(_kernels, m) {
   bind_sampling(m);
   bind_window(m);
   bind_measurements(m);
+  m.attr("KERNEL_VERSION") = kKernelVersion;
   m.def(
       "supported_kernels",
       [] {
@@ -336,20 +337,20 @@ PYBIND11_MODULE(_kernels, m) {
   model
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
                        int rope_dim, int context, int slots, int batch, int threads, float epsilon,
-                       const std::string& kernel, bool bitnet, const std::string& method, const std::string& cache, int whole_heads,
+                       const std::string& kernel, bool bitnet, const std::string& method, bool dense, const std::string& cache, int whole_heads,
                        int whole_hidden) {
              ModelConfig c;
              c.vocabulary = vocabulary, c.width = width, c.hidden = hidden, c.layers = layers;
              c.heads = heads, c.kv_heads = kv_heads, c.head_dim = head_dim, c.rope_dim = rope_dim;
              c.context = context, c.slots = slots, c.batch = batch, c.threads = threads, c.epsilon = epsilon;
-             c.kernel = kernel, c.bitnet = bitnet, c.method = method, c.cache = cache;
+             c.kernel = kernel, c.bitnet = bitnet, c.method = method, c.dense = dense, c.cache = cache;
              c.whole_heads = whole_heads ? whole_heads : heads, c.whole_hidden = whole_hidden ? whole_hidden : hidden;
              return std::make_unique<Model>(c);
            }),
            py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
            py::arg("slots") = 1, py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto",
-           py::arg("bitnet") = false, py::arg("method") = "auto", py::arg("cache") = "f16",
+           py::arg("bitnet") = false, py::arg("method") = "auto", py::arg("dense") = false, py::arg("cache") = "f16",
            py::arg("whole_heads") = 0, py::arg("whole_hidden") = 0)
       .def(
           "set_matrix",

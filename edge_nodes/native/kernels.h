@@ -24,6 +24,7 @@
 
 namespace edge {
 
+constexpr int kKernelVersion = 2;  // raised when what was measured about the kernels holds no longer
 constexpr int kGroup = 32;      // consecutive weights of a row that share one scale
 constexpr int kTile = 32;       // rows that are stored interleaved and multiplied together
 constexpr int kLanes = 16;      // rows of one 64-byte line of codes: 4 codes for each
