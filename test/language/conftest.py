@@ -27,3 +27,14 @@ def smollm2(smollm2_path):
     from edge_nodes.language import load
 
     return load(smollm2_path, context_tokens=1024)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_kernel_choices(tmp_path_factory):
+    """Keep what is measured about small models out of the user's cache."""
+    from edge_nodes.language import kernel_choice
+
+    path = tmp_path_factory.mktemp("kernels") / "kernels.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_choice, "cache_file", lambda: path)
+        yield

@@ -16,7 +16,7 @@ SHAPES = [(64, 96), (33, 256)]
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernel_choice, "cache_file", lambda: tmp_path / "folder" / "kernels.json")
 
 
 def test_tables_are_taken_from_where_they_cost_less():
@@ -57,7 +57,7 @@ def test_a_bad_cache_is_measured_anew(content):
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setattr(kernel_choice, "cache_file", lambda: blocked / "kernels.json")
     assert len(kernel_choice.choices(SHAPES)) == len(SHAPES)
 
 
