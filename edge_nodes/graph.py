@@ -54,7 +54,7 @@ TOPICS: Mapping[str, Topic] = {
     "scene/text": Topic("std_msgs/String", "the scene in a few short sentences"),
     "scene/event": Topic("std_msgs/String", "the scene as JSON (docs/events.md)"),
     "speech/partial": Topic("std_msgs/String", "words so far, while the person speaks"),
-    "speech/text": Topic("std_msgs/String", "the final words of an utterance; empty if it held none"),
+    "speech/text": Topic("std_msgs/String", "the final words of an utterance, again if it went on; may be empty"),
     "speech/event": Topic("std_msgs/String", "speech start, partial and final as JSON (docs/events.md)"),
     "language/prompt": Topic("std_msgs/String", "a question in writing"),
     "language/narrate": Topic("std_msgs/Empty", "asks for the scene in words, once"),
@@ -116,6 +116,7 @@ def load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_LARGE = ("sensor_msgs/PointCloud2", "sensor_msgs/Image", "nav_msgs/OccupancyGrid")
 _PERCEPTION = ("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast")
 _SHOWN = (
     "points",
@@ -377,11 +378,16 @@ def _yaml(value: parameters.Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def environment() -> dict[str, str]:
+def environment(node: Node | None = None) -> dict[str, str]:
     """Return the environment variables a process of the graph needs beside the inherited ones.
 
-    The Fast DDS profile gives shared memory room for whole clouds; both names, as distributions differ.
+    The Fast DDS profile gives shared memory room for whole clouds, and less to a node that has to do with neither
+    clouds nor images: its segment is resident memory. Both names, as distributions differ.
+
+    Args:
+        node: the process's node; None for any.
     """
-    profile = str(share_dir() / "config" / "fastdds.xml")
+    large = node is None or any(TOPICS[topic].type in _LARGE for topic in (*node.inputs, *node.outputs))
+    profile = str(share_dir() / "config" / ("fastdds.xml" if large else "fastdds_small.xml"))
     env = dict.fromkeys(("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"), profile)
     return {name: value for name, value in env.items() if name not in os.environ}

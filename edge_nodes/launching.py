@@ -95,11 +95,10 @@ def describe(switches: Mapping[str, bool], *, fixed: tuple[str, ...] = ()) -> La
 
 def actions(options: graph.Options) -> list[Node]:
     """Return a launch_ros action for each process of the graph."""
-    environment = graph.environment()
-    return [_action(process, environment) for process in graph.plan(options)]
+    return [_action(process) for process in graph.plan(options)]
 
 
-def _action(process: graph.Process, environment: Mapping[str, str]) -> Node:
+def _action(process: graph.Process) -> Node:
     plays = process.node.part == "bag"
     return Node(
         package=graph.PACKAGE,
@@ -108,7 +107,7 @@ def _action(process: graph.Process, environment: Mapping[str, str]) -> Node:
         namespace=process.namespace,
         parameters=[*process.parameter_files, dict(process.parameters)],
         ros_arguments=["--log-level", process.log_level],
-        additional_env=dict(environment),
+        additional_env=graph.environment(process.node),
         output="screen",
         respawn=not plays,
         respawn_delay=RESPAWN_DELAY_S,

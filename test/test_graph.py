@@ -114,3 +114,13 @@ def test_replace_rejects_unknown_names():
     with pytest.raises(ParameterError, match="unknown parameter"):
         parameters.replace(config, {"nope": 1})
     assert parameters.replace(config, {"rate": 2}).rate == 2.0
+
+
+def test_nodes_without_clouds_and_images_get_little_shared_memory(monkeypatch):
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    large = {n for n, node in graph.NODES.items() if graph.environment(node) == graph.environment()}
+    assert large >= {"segmentation_node", "reconstruction_node", "scene_node", "bag_player_node", "dashboard_node"}
+    assert not large & {"speech_node", "language_node", "microphone_node", "lifecycle_manager"}
+    for node in graph.NODES.values():
+        assert all(Path(path).is_file() for path in graph.environment(node).values())

@@ -20,6 +20,7 @@ LAUNCH = [path.name for path in (ROOT / "launch").glob("*.launch.py")]
 SHARE = [
     "package.xml",
     "config/fastdds.xml",
+    "config/fastdds_small.xml",
     *(f"launch/{n}" for n in LAUNCH),
     *(f"config/{n}.yaml" for n in graph.NODES),
 ]

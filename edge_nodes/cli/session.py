@@ -127,7 +127,8 @@ def run(
     watch += ["--record", str(folder / RECORDING)] if record else []
     manager.add_process(MONITOR, _command(watch), env=env)
     for process in graph.plan(with_player(options, linger_s)):
-        manager.add_process(process.node.name, _command(process.command()), env=env)
+        own = {**env, **graph.environment(process.node)}
+        manager.add_process(process.node.name, _command(process.command()), env=own)
     manager.loop()
     output.close()
     found = json.loads(measure.read_text()) if measure.is_file() else {}

@@ -18,6 +18,7 @@ def test_figures_of_the_demos_commands(tmp_path, monkeypatch):
     # Here, not in processes of their own: what is patched stays so.
     monkeypatch.setattr(bench, "in_process", lambda work, *args: work(*args))
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(bench, "find_spec", lambda _: None)
     monkeypatch.setattr(peers, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as end:
         main(["bench", "speech", "--quick", "--json", str(tmp_path / "x.json")])

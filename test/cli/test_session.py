@@ -72,3 +72,10 @@ def test_said_and_heard_are_paired():
     first, other = report.exchanges(events, about, 0)
     assert (first.heard, first.partials, first.said["text"], first.answer["text"]) == (final, ["he"], "Hello?", "Hi.")
     assert (other.said, other.answer) == ({}, None)
+
+
+def test_a_text_that_was_taken_back_is_no_utterance():
+    early = {"kind": "final", "text": "turn", "start_ns": 1, "end_ns": 2, "replaces": False}
+    again = {"kind": "final", "text": "turn left", "start_ns": 1, "end_ns": 3, "replaces": True}
+    events = {"speech/event": [early, {"kind": "start", "text": ""}, again], "language/event": []}
+    assert [exchange.heard["text"] for exchange in report.exchanges(events, {}, 0)] == ["turn left"]
