@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,9 +45,12 @@ def bench(console: Console, *, model: str, whisper: str, quick: bool) -> dict[st
         memory = in_process(_memory, paths, model)
     with console.status("the speech model"):
         found = in_process(_measure, core, paths, model, repeats)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    with console.status("the parallel layers"):
+        parallel = in_process(_parallel_cost, cores, model, repeats)
     with console.status("the others"):
         others = in_process(_measure_others, core, paths, whisper)
-    results = {"load_1min_before": round(load, 2), **found, **memory, "others": others}
+    results = {"load_1min_before": round(load, 2), **found, **memory, "parallel_layers": parallel, "others": others}
     about = {"clips": [p.stem for p in paths], "repeats": repeats, "core": core, "threads": 1, "quick": quick}
     return figures.result("speech", {**about, "model": model}, results, targets(results))
 
@@ -56,7 +58,7 @@ def bench(console: Console, *, model: str, whisper: str, quick: bool) -> dict[st
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was wanted and whether it was reached."""
     last, latency = list(results["exits"].values())[-1], results["latency_ms"]
-    parallel_percent = results["parallel_layers"]["time_percent"]
+    beside = results["parallel_layers"]["time_percent_beside"]
     found = [
         target("real-time factor of the last exit, one core", last["real_time_factor"], "<", 0.08),
         target(
@@ -67,7 +69,7 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         target("time between partial texts, p95 ms", latency["between partial texts"]["p95"], "<=", 300.0),
         target("words of partial texts that change, %", results["streams"]["flicker_percent"], "<=", FLICKER_PERCENT),
-        target("time the parallel layers add to the last exit, %", parallel_percent, "<", 5.0),
+        target("time the parallel layers add to the last exit on a second core, %", beside, "<", 5.0),
         target("resident memory, MB", results["memory_mb"], "<", 400.0),
     ]
     whisper = results["others"].get("faster-whisper", {}).get("ms_a_clip")
@@ -146,7 +148,6 @@ def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str
         "exits": exits,
         "latency_ms": {**streamed["latency_ms"], "work on a whole clip": figures.spread(whole)},
         "streams": streamed["streams"],
-        "parallel_layers": _parallel_cost(loaded.encoder, repeats),
         "peak_gflop_s": round(peak, 1),
     }
 
@@ -216,33 +217,45 @@ def _streamed(recognizer: Any, clips: list[Audio], repeats: int) -> dict[str, An
     }
 
 
-def _parallel_cost(encoder: Any, repeats: int) -> dict[str, float]:
-    """Return what the parallel layers add to the last exit on 3 s of audio."""
+def _parallel_cost(cores: list[int], model: str, repeats: int) -> dict[str, Any]:
+    """Return what the parallel layers add to the last exit on 3 s of audio: after their blocks, and beside them."""
     import torch
 
+    from edge_nodes.speech.encoder import Encoder
     from edge_nodes.speech.evaluation import operations
+    from edge_nodes.speech.model import SpeechModel
 
-    plain = copy.deepcopy(encoder)
-    plain.parallel = torch.nn.ModuleDict()
-    mel = torch.zeros(1, encoder.shape.mels, 300)
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(1)
+    encoder = SpeechModel(model).encoder
+    ways, mel = {"without": Encoder(encoder.shape), "after": encoder}, torch.zeros(1, encoder.shape.mels, 300)
+    ways["without"].load_state_dict(encoder.state_dict())
+    ways["without"].parallel = torch.nn.ModuleDict()
+    beside = encoder.beside
+    if beside is not None:
+        ways["beside"] = encoder
 
-    def run(network: Any) -> None:
+    def run(way: str) -> None:
+        encoder.beside = beside if way == "beside" else None
         with torch.inference_mode():
-            for _ in network(mel):
+            for _ in ways[way](mel):
                 pass
 
-    run(encoder)
-    run(plain)
-    # In turns, so that both see the same machine.
-    pairs = [(seconds(run, encoder), seconds(run, plain)) for _ in range(10 * repeats)]
-    with_them, without = (float(np.median(each)) for each in zip(*pairs, strict=True))
+    # In turns, so that all see the same machine; the best, as what else the machine does only ever adds.
+    rounds = [{way: seconds(run, way) for way in ways} for _ in range(30 * repeats)]
+    best = {way: min(each[way] for each in rounds) for way in ways}
     shape = encoder.shape
     half, width = 75, shape.width
     extra = 2 * (half * (8.0 * width**2 + 4.0 * width * shape.parallel_feed_forward) + 4.0 * half**2 * width)
     return {
-        "time_percent": round(100 * (with_them / without - 1), 2),
+        "time_percent_after": _more(best, "after"),
+        "time_percent_beside": _more(best, "beside") if "beside" in ways else None,
         "operations_percent": round(100 * extra / (operations(shape, 3 * RATE_HZ)[-1] - extra), 2),
     }
+
+
+def _more(best: dict[str, float], way: str) -> float:
+    return round(100 * (best[way] / best["without"] - 1), 2)
 
 
 def _measure_others(core: int, paths: list[Path], whisper: str) -> dict[str, Any]:

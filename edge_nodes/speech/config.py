@@ -91,6 +91,7 @@ class SpeechConfig:
     reference: ReferenceConfig = group(ReferenceConfig)
     device: str = parameter("cpu", "Where the encoder runs: cpu, cuda, cuda:1, ...", fixed=True)
     threads: int = parameter(1, "CPU threads of the encoder", minimum=1, maximum=64, fixed=True)
+    beside: bool = parameter(True, "Run the parallel layers on `threads` more cores, if there are", fixed=True)
     exit: ExitConfig = group(ExitConfig)
     vad: VadConfig = group(VadConfig)
     partial_interval_ms: int = parameter(

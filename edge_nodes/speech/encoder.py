@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_nodes.speech.beside import Beside
+
 FRAME_MS = 20
 """Time between two output frames."""
 
@@ -91,11 +93,16 @@ class Exit(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Mel features to character log-probabilities, one result per exit."""
+    """Mel features to character log-probabilities, one result per exit.
+
+    Attributes:
+        beside: runs the parallel layers beside their blocks; None runs them after.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.beside: Beside | None = None
         width = shape.width
         self.conv1 = nn.Conv1d(shape.mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
@@ -137,10 +144,19 @@ class Encoder(nn.Module):
 
     def block(self, index: int, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the output of block `index` with its parallel layer, (B, T', width)."""
+        if str(index) not in self.parallel:
+            return self._main(index, hidden, mask)
+
+        def narrow() -> Tensor:
+            half: Tensor = self.parallel[str(index)](hidden[:, ::2], _keys(None if mask is None else mask[:, ::2]))
+            return half
+
+        added = narrow if self.beside is None else self.beside.start(narrow)
+        output = self._main(index, hidden, mask)
+        return output + added().repeat_interleave(2, dim=1)[:, : hidden.shape[1]]
+
+    def _main(self, index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
         output: Tensor = hidden + self.blocks[index](hidden, _keys(mask))
-        if str(index) in self.parallel:
-            half = self.parallel[str(index)](hidden[:, ::2], _keys(None if mask is None else mask[:, ::2]))
-            output = output + half.repeat_interleave(2, dim=1)[:, : hidden.shape[1]]
         return output
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from edge_nodes import models
 from edge_nodes.errors import ModelError, State
 from edge_nodes.speech import calibration
+from edge_nodes.speech.beside import Beside, spare_cores
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import FRAME_MS, Encoder, Shape
@@ -137,19 +138,22 @@ class SpeechModel(ExitModel):
         name: see `models.find`.
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads of each call.
+        beside: run the parallel layers on as many cores beside those, if there are, or on a second stream.
 
     Raises:
         ModelError: the model is missing, or not one of this kind.
         SpeechError: there is no such device (NO_DEVICE).
     """
 
-    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1, beside: bool = True) -> None:
         super().__init__(device, threads)
         found = models.find(name)
         self.name = str(found.manifest.get("name", name))
         if "sha256" in found.manifest:
             self.calibration = calibration.load(found.path.parent, found.manifest["sha256"])
         self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
+        if beside and (self._device.type != "cpu" or spare_cores(threads)):
+            self._encoder.beside = Beside(self._device, threads)
 
     @property
     def layers(self) -> int:

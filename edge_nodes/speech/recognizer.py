@@ -114,7 +114,7 @@ def load_model(config: SpeechConfig) -> ExitModel:
             device=config.device,
             threads=config.threads,
         )
-    return SpeechModel(config.model, device=config.device, threads=config.threads)
+    return SpeechModel(config.model, device=config.device, threads=config.threads, beside=config.beside)
 
 
 class Recognizer:

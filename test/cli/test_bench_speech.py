@@ -45,7 +45,7 @@ def test_whisper_is_a_target_where_it_is():
         "exits": {"exit 1": {"real_time_factor": 0.01}, "exit 2": {"real_time_factor": 0.02}},
         "latency_ms": latency,
         "streams": {"flicker_percent": 3.0},
-        "parallel_layers": {"time_percent": 4.0},
+        "parallel_layers": {"time_percent_beside": 4.0},
         "memory_mb": 300.0,
         "others": {"faster-whisper": {"ms_a_clip": {"p50": 200.0}}},
     }

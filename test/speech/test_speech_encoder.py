@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import struct
+import threading
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from edge_nodes.speech.beside import Beside
 from edge_nodes.speech.encoder import Encoder, Shape
 
 SMALL = Shape(
@@ -79,6 +82,45 @@ def test_layers_beyond_the_exit_never_run(encoder):
     for hook in hooks:
         hook.remove()
     assert runs == [0, 3, 5]
+
+
+def test_parallel_layers_beside_their_blocks_are_the_same_bit_for_bit(encoder):
+    before, threads = torch.get_num_threads(), []
+    hook = encoder.parallel["0"].register_forward_hook(lambda *_: threads.append(threading.current_thread()))
+    lengths = torch.tensor([60, 37, 12])
+    for frames, given in ((60, lengths), (43, None), (60, None)):
+        mel = torch.randn(3, 80, frames)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                after = list(encoder(mel, given))
+                encoder.beside = Beside(torch.device("cpu"), before)
+                beside = list(encoder(mel, given))
+                encoder.beside = None
+            assert all(torch.equal(a, b) for a, b in zip(after, beside, strict=True))
+    hook.remove()
+    assert {thread is threading.main_thread() for thread in threads} == {True, False}
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_beside_is_raised(encoder):
+    encoder.beside = Beside(torch.device("cpu"))
+    hook = encoder.parallel["0"].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(encoder(torch.randn(1, 80, 20)))
+    hook.remove()
+    assert len(list(encoder(torch.randn(1, 80, 20)))) == 3
+    encoder.beside = None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_parallel_layers_on_a_second_stream(encoder):
+    there = copy.deepcopy(encoder).cuda()
+    mel = torch.randn(2, 80, 90, device="cuda")
+    with torch.inference_mode():
+        after = list(there(mel))
+        there.beside = Beside(torch.device("cuda"))
+        beside = list(there(mel))
+    assert all(torch.equal(a, b) for a, b in zip(after, beside, strict=True))
 
 
 def test_reads_ctranslate2():
