@@ -20,7 +20,7 @@ def random_model(console: Console, shape: Shape, *, head: str = "Q6_K") -> Path:
         head: type of the embeddings.
     """
     sizes = f"{shape.architecture}-{shape.layers}x{shape.width}x{shape.hidden}-{shape.vocabulary}-words"
-    path = models.cache_dir().parent / "bench" / f"random-{sizes}-tq2_0-head-{head.lower()}.gguf"
+    path = models.cache_dir() / ".bench" / f"random-{sizes}-tq2_0-head-{head.lower()}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with console.status(f"random weights: {path}"):

@@ -9,6 +9,7 @@ from small_gguf import write_gguf
 from typer.testing import CliRunner
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
+from edge_nodes import models
 from edge_nodes.cli import bench_language as command
 from edge_nodes.cli import llama_cpp
 from edge_nodes.language import synthetic
@@ -42,7 +43,8 @@ def test_the_figures_are_complete(small, tmp_path):
         assert memory["resident_mb"] > memory["file_mb"] > 0
     assert 0 < result["results"]["start"]["import_s"] < result["results"]["start"]["first_token_s"]
     assert 0 < result["results"]["python"]["greedy_percent"] < 100
-    assert list((tmp_path / "cache" / "bench").iterdir()) != []
+    assert len(list((tmp_path / "cache" / "models" / ".bench").iterdir())) == 1
+    assert all("random" not in m.name for m in models.list_models())
 
 
 def test_what_was_not_measured_is_not_met():
