@@ -291,18 +291,30 @@ static void attend_over(const Attention& a) {
 static void attend(const Attention& a) { a.half ? attend_over<uint16_t>(a) : attend_over<float>(a); }
 
 static Statistics statistics(const float* logits, int n) {
+  constexpr int kBlock = 32 * kFloats;  // summed in float, the blocks in double
+  const int whole = n / kBlock * kBlock;
   int best = 0;
-  for (int i = 1; i < n; ++i)
+  for (int start = 0; start < whole; start += kBlock) {
+    Vec most = load(logits + start);
+    for (int i = start; i < start + kBlock; i += kFloats) most = larger(most, load(logits + i));
+    if (max_lanes(most) > logits[best])
+      for (best = start; logits[best] != max_lanes(most);) ++best;
+  }
+  for (int i = whole; i < n; ++i)
     if (logits[i] > logits[best]) best = i;
   const float top = logits[best];
   double total = 0.0, weighted = 0.0;
-  int i = 0;
-  for (; i + kFloats <= n; i += kFloats) {
-    const Vec x = load(logits + i) - top, e = exponential(x);
-    total += sum_lanes(e);
-    weighted += sum_lanes(e * larger(x, splat(-1e4f)));
+  for (int start = 0; start < whole; start += kBlock) {
+    Vec sum{}, product{};
+    for (int i = start; i < start + kBlock; i += kFloats) {
+      const Vec x = load(logits + i) - top, e = exponential(x);
+      sum += e;
+      product += e * larger(x, splat(-1e4f));
+    }
+    total += sum_lanes(sum);
+    weighted += sum_lanes(product);
   }
-  for (; i < n; ++i) {
+  for (int i = whole; i < n; ++i) {
     const double x = double(logits[i]) - top, e = __builtin_exp(x);
     total += e;
     weighted += e > 0.0 ? e * x : 0.0;
