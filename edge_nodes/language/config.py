@@ -113,6 +113,12 @@ class PromptConfig:
     scene_max_age_s: float = parameter(
         5.0, "An older scene is not used for answers.", unit="s", minimum=0.1, maximum=3600.0
     )
+    history: int = parameter(
+        5, "Earlier scenes that are kept for questions about what was before; 0 for none.", minimum=0, maximum=100
+    )
+    history_step_s: float = parameter(
+        2.0, "Shortest time between two scenes that are kept.", unit="s", minimum=0.1, maximum=3600.0
+    )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -17,6 +18,13 @@ TEMPLATE = Path(__file__).parent / "prompt.jinja"
 NARRATION = "What must I know now?"
 _SECTION = re.compile(r"^### (system|user|assistant)$", re.MULTILINE)
 Messages = list[dict[str, str]]
+
+
+class Earlier(NamedTuple):
+    """A scene that was seen some time ago."""
+
+    age_s: float
+    scene: Scene
 
 
 class PromptComposer:
@@ -38,16 +46,20 @@ class PromptComposer:
             raise LanguageError("the prompt template is unusable", got=f"{self.path}: {error}") from error
         self.compose("Is anyone there?", None)
 
-    def compose(self, question: str, scene: Scene | None) -> Messages:
+    def compose(self, question: str, scene: Scene | None, earlier: Sequence[Earlier] = ()) -> Messages:
         """Return the conversation whose next turn is the answer.
 
         Args:
             question: what was asked.
             scene: what the robot sees; None if it sees nothing at the moment.
+            earlier: what it saw before, newest first.
         """
         topic = Topic.of(question)
         found = facts(scene, topic) if scene and topic.about_scene else []
-        return self._render(question, scene, found, topic=topic)
+        if topic.past and earlier:
+            age_s, then = earlier[-1]
+            scene, found = then, [f"{_ago(age_s)}: {_in_past(fact)}" for fact in facts(then, topic)]
+        return self._render(question, scene, found, topic=topic, earlier=earlier)
 
     def narrate(self, scene: Scene | None) -> Messages:
         """Return the conversation whose next turn tells of the scene's alarm, or of what there is without one."""
@@ -55,12 +67,21 @@ class PromptComposer:
         found = [scene.alarm] if scene and scene.alarm else facts(scene, topic) if scene else []
         return self._render(NARRATION, scene, found, topic=topic)
 
-    def _render(self, question: str, scene: Scene | None, found: list[str], *, topic: Topic) -> Messages:
+    def _render(
+        self,
+        question: str,
+        scene: Scene | None,
+        found: list[str],
+        *,
+        topic: Topic,
+        earlier: Sequence[Earlier] = (),
+    ) -> Messages:
         values: Mapping[str, object] = {
             "question": " ".join(question.split()),
             "facts": [" ".join(f.split()) for f in found],
             "scene": " ".join(scene.text.split()) if scene else "",
             "seen": scene is not None,
+            "earlier": [{"age_s": e.age_s, "text": " ".join(e.scene.text.split())} for e in earlier],
             "about_scene": topic.about_scene,
             "about_robot": topic.about_robot,
         }
@@ -79,3 +100,12 @@ class PromptComposer:
                 expected='sections "### system", "### user", "### assistant", the last of them a user\'s',
             )
         return messages
+
+
+def _ago(age_s: float) -> str:
+    seconds = max(1, round(age_s))
+    return f"{seconds} second{'s' * (seconds > 1)} ago"
+
+
+def _in_past(fact: str) -> str:
+    return fact.replace(" is ", " was ").replace(" are ", " were ")

@@ -37,6 +37,7 @@ _SEEING_WORDS = (
 _NUMBER_WORDS = "many count number"
 _NEAREST_WORDS = "nearest closest far distance where"
 _MOTION_WORDS = "moving moves walking walks running coming driving approaching still standing parked"
+_PAST_WORDS = "before earlier previously ago was were"
 _ROBOT_WORDS = "hello hi hey who name yourself robot morning evening"
 _ROOM_WORDS = "clear free room space blocked safe path way go drive move turn walk continue stop pass"
 
@@ -136,6 +137,7 @@ class Topic:
         form: what it asks of the objects: "number", "nearest" or "list".
         motion: whether it matters if they move.
         about_robot: whether it is a greeting or about the robot itself.
+        past: whether it asks for what was before.
     """
 
     kinds: frozenset[str]
@@ -145,6 +147,7 @@ class Topic:
     form: str
     motion: bool
     about_robot: bool
+    past: bool
 
     @classmethod
     def of(cls, question: str) -> Topic:
@@ -152,11 +155,12 @@ class Topic:
         words = set(re.findall(r"[a-z]+", question.lower()))
         kinds, sides = _named(words, _CLASS_WORDS), _named(words, _SIDE_WORDS)
         room = bool(words & set(_ROOM_WORDS.split()))
-        about = bool(kinds or sides or room or words & set(_SEEING_WORDS.split()))
+        past = bool(words & set(_PAST_WORDS.split()))
+        about = bool(kinds or sides or room or past or words & set(_SEEING_WORDS.split()))
         number, nearest = words & set(_NUMBER_WORDS.split()), words & set(_NEAREST_WORDS.split())
         form = "number" if number else "nearest" if nearest else "list"
         motion, robot = bool(words & set(_MOTION_WORDS.split())), not about and bool(words & set(_ROBOT_WORDS.split()))
-        return cls(kinds, sides, room, about, form, motion, robot)
+        return cls(kinds, sides, room, about, form, motion, robot, past)
 
 
 def _named(words: set[str], table: Mapping[str, str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +21,7 @@ from edge_nodes.language.engine import Engine, load
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.fusion import FusionEngine
 from edge_nodes.language.fusion_request import Priority
-from edge_nodes.language.prompt import NARRATION, Messages, PromptComposer
+from edge_nodes.language.prompt import NARRATION, Earlier, Messages, PromptComposer
 from edge_nodes.language.reasoning import Deliberation
 from edge_nodes.language.scene import Scene
 from edge_nodes.pipeline import Output, Pipeline, Progress
@@ -51,6 +51,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         self._running: list[Answer] = []
         self._pending: OrderedDict[int, Answer] = OrderedDict()
         self._scene: tuple[Scene, float] | None = None
+        self._history: deque[tuple[Scene, float]] = deque()
         self._narrated_s = float("-inf")
         self._narrated_alarm = ""
         self._sequence = self._number = 0
@@ -117,6 +118,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         if service == "language/cancel":
             return "answers asked for so far are cancelled"
         self._scene, self._narrated_alarm = None, ""
+        self._history.clear()
         if self._loop is not None:
             self._loop.forget()
         return "answers asked for so far are cancelled, scene and prompt are forgotten"
@@ -156,6 +158,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             self._engine.close()
         self._engine = self._loop = None
         self._scene = None
+        self._history.clear()
         self._running, self._pending = [], OrderedDict()
 
     def _cancel(self, *, below: int | None = None) -> None:
@@ -166,6 +169,16 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
 
     def _see(self, scene: Scene, now_s: float) -> None:
         self._scene = (scene, now_s)
+        about = self.config.prompt
+        if not self._history or now_s - self._history[0][1] >= about.history_step_s:
+            self._history.appendleft((scene, now_s))
+        while len(self._history) > about.history + 1:  # the newest may be the current one
+            self._history.pop()
+
+    def _earlier(self, now_s: float) -> list[Earlier]:
+        """Return the scenes before the current one, newest first."""
+        known = [Earlier(now_s - then_s, scene) for scene, then_s in self._history]
+        return [e for e in known if e.age_s >= self.config.prompt.history_step_s][: self.config.prompt.history]
 
     def _current_scene(self, now_s: float) -> Scene | None:
         if self._scene is None or now_s - self._scene[1] > self.config.prompt.scene_max_age_s:
@@ -206,7 +219,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
     def _compose(self, request: Request, scene: Scene | None) -> Messages:
         if request.source == "narration":
             return self._composer.narrate(scene)
-        return self._composer.compose(request.text, scene)
+        return self._composer.compose(request.text, scene, self._earlier(time.perf_counter()))
 
     def _submit(self, topic: str, message: Any, received_ns: int) -> Answer | None:
         """Give the loop what a message asks for, if it asks for anything."""

@@ -16,6 +16,7 @@ from edge_nodes.errors import EdgeNodesError, ModelError, State
 from edge_nodes.events import LANGUAGE
 from edge_nodes.language.config import LanguageConfig
 from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.scene import Scene
 
 OUTPUTS = ("language/token", "language/reply", "language/event")
 SECOND = 1_000_000_000
@@ -107,6 +108,18 @@ def test_old_scene_is_not_used(pipeline):
     pipeline._scene = (pipeline._scene[0], pipeline._scene[1] - 60.0)
     out = ask(pipeline, "language/prompt", message("What do you see?"))
     assert out["events"][0]["scene_sequence"] is None
+
+
+def test_earlier_scenes_are_kept_apart(pipeline):
+    pipeline._history.clear()
+    pipeline.update(parameters.replace(pipeline.config, {"prompt.history": 2, "prompt.history_step_s": 2.0}))
+    for number in range(60):  # 10 a second
+        pipeline._see(Scene.from_json(scene(number).data), 100.0 + number / 10)
+    assert [(round(e.age_s, 1), e.scene.sequence) for e in pipeline._earlier(106.0)] == [(2.0, 40), (4.0, 20)]
+    pipeline.update(parameters.replace(pipeline.config, {"prompt.history": 0}))
+    assert pipeline._earlier(106.0) == []
+    pipeline.call("language/reset")
+    assert not pipeline._history
 
 
 def test_barge_in_stops_the_answer(pipeline):

@@ -7,6 +7,7 @@ import pytest
 
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, PromptComposer, Scene
+from edge_nodes.language.prompt import Earlier
 from edge_nodes.language.scene import SceneObject, Topic, facts
 
 SCENE = Scene(
@@ -98,6 +99,27 @@ def test_no_scene_and_no_matter_of_the_scene():
     assert "cannot" in composer.compose("Make me a coffee.", SCENE)[-1]["content"]
     assert "3.2" not in composer.compose("Make me a coffee.", SCENE)[-1]["content"]
     assert SCENE.alarm in composer.narrate(SCENE)[-1]["content"]
+
+
+def test_what_was_before(tmp_path):
+    then = Scene((SceneObject("vehicle", 6.4, -80.0, 0.0),), {"ahead": 9.0}, text="A car.")
+    earlier = [Earlier(2.0, SCENE), Earlier(8.3, then)]
+    composer = PromptComposer()
+    for question, fact in [
+        ("What did you see before?", "8 seconds ago: There was a car 6.4 meters away on the right."),
+        ("Was there a person?", "8 seconds ago: There was no person."),
+        ("Is there a person?", "There is a person 3.2 meters ahead and a person 15 meters away on the right."),
+    ]:
+        for scene in (SCENE, None) if "ago" in fact else (SCENE,):
+            assert composer.compose(question, scene, earlier)[-1]["content"].endswith(f"Facts: {fact}")
+    assert "3.2" in composer.compose("What was before?", SCENE)[-1]["content"]  # nothing earlier is known
+    path = tmp_path / "mine.jinja"
+    path.write_text(
+        "### user\n{% for e in earlier %}{{ e.age_s | round | int }} s: {{ e.text }} {% endfor %}{{ question }}"
+    )
+    assert PromptComposer(str(path)).compose("Hm?", SCENE, earlier)[-1]["content"] == (
+        "2 s: A person is 3 m ahead. 8 s: A car. Hm?"
+    )
 
 
 def test_users_template(tmp_path):
