@@ -25,7 +25,7 @@ from edge_nodes.language.config import FusionConfig
 from edge_nodes.language.fusion import FusionEngine
 from edge_nodes.language.fusion_plan import ARRANGEMENTS
 from edge_nodes.language.fusion_request import Handle
-from edge_nodes.language.fusion_simulation import PUBLISHED, poisson_arrivals, poisson_table
+from edge_nodes.language.fusion_simulation import PUBLISHED, Machine, length_table, poisson_arrivals, poisson_table
 
 REQUESTS, PROMPT, THREADS, STATIC = 32, 16, 2, 8
 FEW_SLOTS = 8  # for the arrangements: slots are used again and again
@@ -106,7 +106,10 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
         | {"published_iterations": PUBLISHED[gap][0], "published_overlap_percent": PUBLISHED[gap][1]}
         for gap in PUBLISHED
     ]
-    results = {"models": found, "simulation": simulated}
+    bound = found[0]["bound"]
+    row_ms = (bound[f"iteration_{REQUESTS}_rows_ms"] - bound["iteration_1_rows_ms"]) / (REQUESTS - 1)
+    lengths = length_table(Machine(max(0.0, bound["iteration_1_rows_ms"] - row_ms), row_ms), 5 if quick else 20)
+    results = {"models": found, "simulation": simulated, "simulated_lengths": lengths}
     about: dict[str, Any] = {"quick": quick, "requests": REQUESTS, "prompt_tokens": PROMPT, "threads": THREADS}
     about["peer"] = "llama.cpp by xllamacpp" if llama_cpp.available() else llama_cpp.ABSENT
     return figures.result("fusion", about, results, targets(found))
@@ -145,6 +148,9 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
                 figures.show_table(console, name, columns, [[r[c] for c in columns] for r in about[name]])
     rows = result["results"]["simulation"]
     figures.show_table(console, "simulated random arrivals", list(rows[0]), [list(r.values()) for r in rows])
+    rows = result["results"]["simulated_lengths"]
+    title = "simulated random lengths on this machine: sooner than with holes left"
+    figures.show_table(console, title, list(rows[0]), [list(r.values()) for r in rows])
     figures.show_targets(console, result["targets"])
 
 

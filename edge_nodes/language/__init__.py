@@ -8,11 +8,17 @@ from typing import Any
 
 _WHERE = {
     "Constraint": "constraint",
+    "Deliberation": "reasoning",
     "Engine": "engine",
+    "FusionConfig": "config",
+    "FusionEngine": "fusion",
     "Generation": "engine",
     "LanguageConfig": "config",
     "LanguageError": "errors",
+    "Priority": "fusion_request",
     "PromptComposer": "prompt",
+    "QueueFullError": "fusion",
+    "ReasoningConfig": "config",
     "SamplingConfig": "config",
     "Scene": "prompt",
     "Token": "engine",

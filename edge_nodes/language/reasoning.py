@@ -19,7 +19,7 @@ from edge_nodes.language.config import ReasoningConfig, SamplingConfig
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.fusion import FusionEngine, QueueFullError
 from edge_nodes.language.fusion_request import Handle, Priority
-from edge_nodes.language.voting import TOP_TOKENS, Attempt, Vote, decided, vote
+from edge_nodes.language.voting import ORDERED, TOP_TOKENS, Attempt, Vote, decided, vote
 
 if TYPE_CHECKING:
     from edge_nodes.language.constraint import Matcher
@@ -218,6 +218,8 @@ class Deliberation:
         left = self._wanted - len(ended)
         if self._single or not self.config.early_stop or not ended or not left:
             return False
+        if self.config.vote in ORDERED and list(ended) != self.handles[: len(ended)]:
+            return False  # of attempts side by side, an earlier one may still be running
         return decided([_ballot(self._record(h)) for h in ended], left, self.config.vote)
 
     def _record(self, handle: Handle) -> Record:

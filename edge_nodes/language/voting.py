@@ -80,6 +80,8 @@ RULES: dict[str, Weigh] = {
     "inverse_rank": lambda attempts: [1.0 / (len(attempts) - i) for i in range(len(attempts))],
 }
 """{name: function from all attempts, the earliest first, to their weights}."""
+ORDERED = frozenset(("last", "first", "linear_recency", "exponential_recency", "inverse_rank"))
+"""Rules for which it matters which attempt came first."""
 
 
 def vote(attempts: Sequence[Attempt], rule: str = "inverse_entropy") -> Vote:

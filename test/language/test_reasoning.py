@@ -133,6 +133,12 @@ def test_attempts_are_spared_once_the_vote_is_decided():
     assert engine.metrics.finished == {"stop": 2, "cancelled": 1}
 
 
+def test_attempts_that_end_first_are_not_taken_for_the_first():
+    slow = Scripted(["7777777777777777", "5", "5"])
+    outcome = deliberate(slow, mode="parallel", attempts=3, vote="first", early_stop=True)[0].run()
+    assert outcome.vote.answer == "7777777777777777"
+
+
 def test_cancel_and_deadline_give_what_there_is():
     asked, engine = deliberate(Scripted(["5 and so on, and so on", "6"], slots=1), mode="sequential")
     engine.step()
