@@ -194,5 +194,5 @@ def test_keys_take_fewer_bytes_the_more_zeros_there_are():
 
 @pytest.mark.parametrize("options", [{"theta": -1.0}, {"theta": np.zeros(3)}, {"sink": -1}, {"window_scale": 2.0}])
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match="theta|sink|window"):
+    with pytest.raises(ValueError, match=r"theta|sink|window"):
         make("delta", **options)
