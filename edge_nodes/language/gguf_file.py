@@ -17,7 +17,9 @@ import gguf
 import numpy as np
 
 from edge_nodes.errors import State
+from edge_nodes.language import rope
 from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.rope import Rope
 
 PACKED = ("Q4_0", "Q4_1", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are; ternary types at 2.00 bits
 CONVERTED = ("F32", "F16", "BF16", "Q6_K")  # matrices become 8 bits per weight at load
@@ -154,6 +156,7 @@ class GgufFile:
         head_dim = int(self.number("attention.key_length", width // heads))
         if self.number("attention.value_length", head_dim) != head_dim:
             raise self.bad("keys and values of different length", self.number("attention.value_length"))
+        magnitude = self._rope(head_dim).magnitude
         return {
             "vocabulary": len(self.metadata.get("tokenizer.ggml.tokens", ())),
             "width": width,
@@ -165,21 +168,29 @@ class GgufFile:
             "rope_dim": int(self.number("rope.dimension_count", head_dim)),
             "bitnet": self.architecture in BITNET,
             "epsilon": float(self.number("attention.layer_norm_rms_epsilon", 1e-5)),
+            **({"rope_magnitude": magnitude} if magnitude != 1.0 else {}),
         }
 
     def rope_frequencies(self) -> np.ndarray:
         """Return float32 (rope_dim / 2): radians per position of each rotated pair, scaled as the file says."""
-        dim = int(self.sizes()["rope_dim"])
+        frequencies = self._rope(int(self.sizes()["head_dim"])).frequencies
+        if "rope_freqs.weight" in self.tensors:
+            frequencies = frequencies / self.tensors["rope_freqs.weight"].data.astype(np.float64)
+        return frequencies.astype(np.float32)
+
+    def _rope(self, head_dim: int) -> Rope:
         base = self.number("rope.freq_base", 10000.0)
-        frequencies = base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+        found = rope.plain(int(self.number("rope.dimension_count", head_dim)), base)
+        factor = self.number("rope.scaling.factor", 0.0) or self.number("rope.scale_linear", 0.0) or 1.0
         kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "linear")
         if kind == "linear":
-            frequencies /= self.number("rope.scaling.factor", 0.0) or self.number("rope.scale_linear", 0.0) or 1.0
-        elif kind != "none":
-            raise self.bad("unsupported RoPE scaling", kind, "none, linear, or a tensor rope_freqs.weight")
-        if "rope_freqs.weight" in self.tensors:
-            frequencies /= self.tensors["rope_freqs.weight"].data.astype(np.float64)
-        return frequencies.astype(np.float32)
+            return rope.linear(found, factor)
+        if kind == "yarn":
+            trained = self.number("rope.scaling.original_context_length", self.number("context_length", 2048))
+            return rope.yarn(found, factor, base=base, trained_context=trained)
+        if kind != "none":
+            raise self.bad("unsupported RoPE scaling", kind, "none, linear, yarn, or a tensor rope_freqs.weight")
+        return found
 
     def fill(self, model: Any, progress: Callable[[str], None] = lambda _: None) -> None:
         """Pack every weight into the native `model`.

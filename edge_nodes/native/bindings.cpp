@@ -337,21 +337,22 @@ PYBIND11_MODULE(_kernels, m) {
   model
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
                        int rope_dim, int context, int slots, int batch, int threads, float epsilon,
-                       const std::string& kernel, bool bitnet, const std::string& method, bool dense, const std::string& cache, int whole_heads,
-                       int whole_hidden) {
+                       const std::string& kernel, bool bitnet, const std::string& method, bool dense,
+                       const std::string& cache, int whole_heads, int whole_hidden, float rope_magnitude) {
              ModelConfig c;
              c.vocabulary = vocabulary, c.width = width, c.hidden = hidden, c.layers = layers;
              c.heads = heads, c.kv_heads = kv_heads, c.head_dim = head_dim, c.rope_dim = rope_dim;
              c.context = context, c.slots = slots, c.batch = batch, c.threads = threads, c.epsilon = epsilon;
              c.kernel = kernel, c.bitnet = bitnet, c.method = method, c.dense = dense, c.cache = cache;
              c.whole_heads = whole_heads ? whole_heads : heads, c.whole_hidden = whole_hidden ? whole_hidden : hidden;
+             c.rope_magnitude = rope_magnitude;
              return std::make_unique<Model>(c);
            }),
            py::kw_only(), py::arg("vocabulary"), py::arg("width"), py::arg("hidden"), py::arg("layers"),
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
            py::arg("slots") = 1, py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto",
            py::arg("bitnet") = false, py::arg("method") = "auto", py::arg("dense") = false, py::arg("cache") = "f16",
-           py::arg("whole_heads") = 0, py::arg("whole_hidden") = 0)
+           py::arg("whole_heads") = 0, py::arg("whole_hidden") = 0, py::arg("rope_magnitude") = 1.0f)
       .def(
           "set_matrix",
           [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols,

@@ -186,8 +186,8 @@ void Model::set_rope(const float* frequencies) {
   for (int p = 0; p < config_.context; ++p)
     for (int i = 0; i < pairs; ++i) {
       const double angle = double(p) * double(frequencies[i]);
-      cos_[size_t(p) * pairs + i] = float(std::cos(angle));
-      sin_[size_t(p) * pairs + i] = float(std::sin(angle));
+      cos_[size_t(p) * pairs + i] = float(std::cos(angle) * config_.rope_magnitude);
+      sin_[size_t(p) * pairs + i] = float(std::sin(angle) * config_.rope_magnitude);
     }
 }
 

@@ -23,6 +23,7 @@ struct ModelConfig {
   int batch = 0;    // most tokens of one step
   int threads = 1;
   float epsilon = 1e-5f;
+  float rope_magnitude = 1.0f;  // of rotated queries and keys
   std::string kernel = "auto";
   bool bitnet = false;  // norms before the output projections, squared ReLU, halves of a head rotated together
   std::string method = "auto";  // of ternary products

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+from peer import llama_cpp_server
 from small_gguf import HEAD_DIM
 
 from edge_nodes.errors import ModelError, State
@@ -45,10 +46,25 @@ class Llama:
     def _rope(self, x):
         dim = x.shape[-1]
         frequencies = self.fields["rope.freq_base"] ** (-np.arange(0, dim, 2) / dim)
-        frequencies /= self.fields.get("rope.scaling.factor", 1.0) * self.weights.get("rope_freqs", 1.0)
+        factor, magnitude = self.fields.get("rope.scaling.factor", 1.0), 1.0
+        if self.fields.get("rope.scaling.type") == "yarn":
+            frequencies, magnitude = self._yarn(frequencies, factor)
+        else:
+            frequencies /= factor * self.weights.get("rope_freqs", 1.0)
         angles = np.arange(len(x))[:, None] * frequencies
-        turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
+        turned = (x[..., 0::2] + 1j * x[..., 1::2]) * magnitude * np.exp(1j * angles)[:, None]
         return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+    def _yarn(self, frequencies, factor):
+        """Frequencies by their number of turns in the trained context: all of the 32 kept, all of the 1 squeezed."""
+        turns = self.fields["rope.scaling.original_context_length"] * frequencies / (2 * np.pi)
+        place = np.interp([32.0, 1.0], turns[::-1], np.arange(len(turns))[::-1])
+        first, last = np.floor(place[0]), np.ceil(place[1])
+        out = [
+            f if i <= first else f / factor if i >= last else f + (f / factor - f) * (i - first) / (last - first)
+            for i, f in enumerate(frequencies)
+        ]
+        return np.array(out), 1 + np.log(factor) / 10
 
     def _attention(self, x, layer):
         heads, kv_heads = self.fields["attention.head_count"], self.fields["attention.head_count_kv"]
@@ -132,14 +148,40 @@ def llama3(writer):
 
 def yarn(writer):
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(512)
 
 
-@pytest.mark.parametrize("rope", [linear, llama3])
+def longrope(writer):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+
+
+@pytest.mark.parametrize("rope", [linear, llama3, yarn])
 def test_scaled_rope(make_model, tmp_path, rope):
     path, plain = (make_model(tmp_path / name, **changes) for name, changes in [("a", {"rope": rope}), ("b", {})])
     got, expected = native_logits(path, kv_cache="f32"), Llama(path, eight_bits).logits(TOKENS)
     assert np.linalg.norm(got - expected) <= 1e-2 * np.linalg.norm(expected)
     assert np.linalg.norm(got - native_logits(plain)) > 0.1 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rope", [linear, llama3, yarn])
+def test_scaled_rope_is_llama_cpps(make_model, tmp_path, rope):
+    """The most probable token after long random prompts: of random models, so that another embedding gives another."""
+    scaled, plain = (make_model(tmp_path / n, seed=3, **c) for n, c in [("a", {"rope": rope}), ("b", {})])
+    ask = llama_cpp_server(scaled, context=512)
+    engines = [load(path, context_tokens=512, threads=1) for path in (scaled, plain)]
+    same, asked = np.zeros(2, int), 0
+    for seed in range(16):
+        prompt = np.random.default_rng(seed).integers(3, 260, 300).tolist()
+        answer = ask("completion", prompt=prompt, n_predict=1, temperature=0.0, n_probs=1, cache_prompt=False)
+        theirs = [p["id"] for p in answer.get("completion_probabilities", [])]  # none of a part of a character
+        asked += len(theirs)
+        for i, engine in enumerate(engines):
+            logits, _ = engine.prefill(prompt)
+            same[i] += theirs == [logits.argmax()]
+    assert asked >= 8
+    assert same[0] >= 0.9 * asked, (same, asked)
+    assert same[1] <= 0.5 * asked, (same, asked)
 
 
 def test_results_do_not_depend_on_threads_steps_or_batches(small_model):
@@ -180,7 +222,7 @@ def test_unsupported_files_are_one_clear_error(make_model, tmp_path):
     assert_bad(make_model(tmp_path / "c.gguf", tokenizer="bert"), "tokenizer is not supported")
     assert_bad(make_model(tmp_path / "d.gguf", drop=("blk.1.attn_v",)), r"missing tensors.*blk\.1\.attn_v")
     assert_bad(make_model(tmp_path / "e.gguf", width=128), "wrong shape")
-    assert_bad(make_model(tmp_path / "f.gguf", rope=yarn), "RoPE scaling.*yarn.*linear")
+    assert_bad(make_model(tmp_path / "f.gguf", rope=longrope), "RoPE scaling.*longrope.*linear")
 
 
 def test_broken_files_are_one_clear_error(small_model, tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import urllib.request
 from pathlib import Path
 
 import pytest
+from peer import llama_cpp_server
 from small_gguf import write_gguf
 
 from edge_nodes.errors import State
@@ -90,17 +90,9 @@ def test_what_is_not_supported_is_said(metadata):
 
 
 def tokenized_by_llama_cpp(path, texts, *, begin):
-    """Token ids of each text as llama.cpp's own server gives them."""
-    pytest.importorskip("xllamacpp", reason="needs the extra [peers]")
-    from edge_nodes.cli.llama_cpp import LlamaCpp
-
-    server, found = LlamaCpp(path, threads=1, context=64), []
-    for text in texts:
-        body = json.dumps({"content": text, "add_special": begin, "parse_special": True}).encode()
-        request = urllib.request.Request(server.address + "/tokenize", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found.append(json.loads(answer.read())["tokens"])
-    return found
+    """Token ids of each text as llama.cpp gives them."""
+    ask = llama_cpp_server(path)
+    return [ask("tokenize", content=t, add_special=begin, parse_special=True)["tokens"] for t in texts]
 
 
 @pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "llama-bpe", "qwen2"])
