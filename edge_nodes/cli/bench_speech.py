@@ -158,7 +158,8 @@ def _memory(paths: list[Path], model: str) -> dict[str, Any]:
 
     from edge_nodes import graph
     from edge_nodes.parameters import replace
-    from edge_nodes.pipelines.speech import SpeechPipeline, audio_fields
+    from edge_nodes.pipelines.audio import audio_fields
+    from edge_nodes.pipelines.speech import SpeechPipeline
     from edge_nodes.speech.config import SpeechConfig
 
     node = find_spec("rclpy") is not None

@@ -288,6 +288,14 @@ class EdgeNode(LifecycleNode):
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         return QoSProfile(depth=about.depth, reliability=reliability)
 
+    def qos_entity(self, topic: str) -> str | None:
+        """Return what tells a topic's QoS parameters from those of another subscription to it; None for nothing."""
+        return None
+
+    def input_type(self, topic: str) -> Any:
+        """Return the message class that a topic is subscribed with."""
+        return message_type(graph.TOPICS[topic].type)
+
     def _make_publisher(self, topic: str) -> Any:
         return self.create_lifecycle_publisher(
             message_type(graph.TOPICS[topic].type),
@@ -299,12 +307,12 @@ class EdgeNode(LifecycleNode):
 
     def _make_subscription(self, topic: str) -> Any:
         return self.create_subscription(
-            message_type(graph.TOPICS[topic].type),
+            self.input_type(topic),
             topic,
             lambda data: self._receive(topic, cast(bytes, data)),
             self.qos(topic),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._incompatible(topic, event)),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(entity_id=self.qos_entity(topic)),
             raw=True,  # what newest-wins drops is then never deserialized
         )
 
@@ -363,7 +371,7 @@ class EdgeNode(LifecycleNode):
 
     def read(self, topic: str, data: bytes) -> Any:
         """Return a serialized message of a topic of the graph."""
-        return deserialize_message(data, message_type(graph.TOPICS[topic].type))
+        return deserialize_message(data, self.input_type(topic))
 
     def wanted(self) -> Collection[str]:
         """Return the output topics that somebody subscribes to, all of them with `always_work`."""

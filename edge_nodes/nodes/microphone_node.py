@@ -50,7 +50,7 @@ class MicrophoneNode(EdgeNode):
                 self._stopped.wait(2.0)
 
     def _publish_blocks(self) -> None:
-        from edge_nodes.pipelines.speech import audio_fields
+        from edge_nodes.pipelines.audio import audio_fields
         from edge_nodes.speech.microphone import Microphone
 
         with Microphone(self.config) as microphone:

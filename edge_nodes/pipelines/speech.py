@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_nodes import events
 from edge_nodes.pipeline import Output, Pipeline, Progress
+from edge_nodes.pipelines import audio
 from edge_nodes.speech import SpeechConfig, SpeechError
 
 if TYPE_CHECKING:
@@ -22,12 +20,19 @@ _TOPICS = {"partial": "speech/partial", "final": "speech/text"}
 
 
 class SpeechPipeline(Pipeline[SpeechConfig]):
-    """Recognises speech in a stream of audio messages."""
+    """Recognises speech in a stream of audio messages.
+
+    Attributes:
+        audio_type: type of the messages, one of `audio.TYPES`.
+        audio_info: the last audio_common_msgs/AudioInfo, None if there was none.
+    """
 
     config_type = SpeechConfig
 
     def __init__(self, config: SpeechConfig) -> None:
         super().__init__(config)
+        self.audio_type = audio.TYPES[0]
+        self.audio_info: Any = None
         self._loaded: Recognizer | None = None
         self._counts: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
@@ -42,7 +47,7 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """Recognise what the message adds; its audio ends at `received_ns`, since the message has no stamp."""
         recognizer = self._recognizer()
-        samples = samples_of(message, self.config.sample_rate_hz)
+        samples = audio.samples_of(message, self.config.sample_rate_hz, self.audio_type, self.audio_info)
         if not wanted:
             recognizer.drop()
             return
@@ -67,6 +72,7 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
         return {
             "model": model.name,
             "device": self.config.device,
+            "audio type": self.audio_type,
             "utterances": self._counts["final"],
             "utterances without words": self._counts["empty"],
             **exits,
@@ -94,68 +100,6 @@ class SpeechPipeline(Pipeline[SpeechConfig]):
         self._counts["events"] += 1
         if "speech/event" in wanted:
             yield Output("speech/event", {"data": events.encode(_json(event, received_ns, total_ms, sequence))})
-
-
-def samples_of(message: Any, rate_hz: int) -> NDArray[np.int16]:
-    """Return the samples of a std_msgs/Int16MultiArray, (n,) int16.
-
-    The layout may hold the dimensions "samples" (size n), "channels" (size 1) and "rate_hz" (size: the rate); what it
-    does not hold is taken to be right.
-
-    Raises:
-        SpeechError: samples of another type, another rate or channel count, sizes that do not fit the data.
-    """
-    samples = _int16(message.data)
-    layout = getattr(message, "layout", None)
-    sizes = {dim.label: int(dim.size) for dim in layout.dim} if layout is not None else {}
-    if (rate := sizes.get("rate_hz", rate_hz)) != rate_hz:
-        raise SpeechError(
-            "audio has another rate than the node was told",
-            got=f"{rate} Hz",
-            expected=f"{rate_hz} Hz",
-            remedy="Set the source's rate to that, e.g. the parameter rate_hz of microphone_node.",
-        )
-    if (channels := sizes.get("channels", 1)) != 1:
-        raise SpeechError(
-            "audio has more than one channel",
-            got=channels,
-            expected="1",
-            remedy="Publish one channel; microphone_node does.",
-        )
-    offset = int(getattr(layout, "data_offset", 0) or 0)
-    count = sizes.get("samples", len(samples) - offset)
-    if offset + count > len(samples):
-        raise SpeechError(
-            "an audio message is truncated", got=f"{len(samples)} samples", expected=f"{offset + count} samples"
-        )
-    return samples[offset : offset + count]
-
-
-def audio_fields(block: NDArray[np.int16], rate_hz: int) -> dict[str, Any]:
-    """Return the fields of the std_msgs/Int16MultiArray for one channel of samples, (n,) int16."""
-    sizes = {"samples": len(block), "channels": 1, "rate_hz": rate_hz}
-    dim = [{"label": label, "size": size, "stride": size} for label, size in sizes.items()]
-    return {"layout": {"dim": dim, "data_offset": 0}, "data": block}
-
-
-def _int16(data: Any) -> NDArray[np.int16]:
-    if isinstance(data, bytes | bytearray | memoryview):
-        raise SpeechError("audio is not of type Int16MultiArray", got=type(data).__name__, expected="int16 samples")
-    try:
-        samples = np.asarray(data)
-    except ValueError:
-        samples = np.array([data], object)
-    exact = samples.dtype == np.int16
-    # A list from a test or another client: integers that fit are as good.
-    fits = samples.size == 0 or (samples.dtype.kind in "iu" and samples.min() >= -32768 and samples.max() <= 32767)
-    if samples.ndim != 1 or not (exact or (isinstance(data, list | tuple) and fits)):
-        raise SpeechError(
-            "audio is not of type Int16MultiArray",
-            got=f"{samples.dtype} of shape {samples.shape}",
-            expected="int16 samples, one channel",
-            remedy="Publish std_msgs/Int16MultiArray.",
-        )
-    return samples.astype(np.int16, copy=False)
 
 
 def _json(event: SpeechEvent, received_ns: int, total_ms: float, sequence: int) -> dict[str, Any]:

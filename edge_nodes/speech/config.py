@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 from edge_nodes.parameters import group, parameter
 
+AUDIO_TYPES = (
+    "std_msgs/Int16MultiArray",
+    "audio_common_msgs/AudioStamped",
+    "audio_common_msgs/AudioData",
+    "audio_common_msgs/AudioDataStamped",
+)
 POLICIES = ("fixed", "confidence", "entropy", "deadline", "load")
 
 
@@ -99,6 +105,13 @@ class SpeechConfig:
     )
     max_segment_s: float = parameter(
         15.0, "Longer speech is cut at its quietest place", unit="s", minimum=2.0, maximum=29.0
+    )
+    audio_type: str = parameter(
+        "auto",
+        "Type of the audio topic; auto takes the one it is published with. audio_common_msgs of either author must be "
+        "installed for its types",
+        choices=("auto", *AUDIO_TYPES),
+        fixed=True,
     )
     sample_rate_hz: int = parameter(
         16000,

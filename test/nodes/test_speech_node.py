@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 import soundfile
-from std_msgs.msg import Float32MultiArray, Int16MultiArray, String
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float32MultiArray, Int16MultiArray, String, UInt8MultiArray
 
-from edge_nodes import events, graph
-from edge_nodes.nodes.base import EdgeNode
-from edge_nodes.nodes.messages import build
-from edge_nodes.pipelines.speech import audio_fields
+from edge_nodes import events
+from edge_nodes.nodes.messages import build, message_type
+from edge_nodes.nodes.speech_node import SpeechNode
+from edge_nodes.pipelines.audio import audio_fields
 
 DEMO = Path(__file__).resolve().parents[2] / "config" / "demo"
 CHUNK = 1600
@@ -23,7 +27,7 @@ CHUNK = 1600
 
 @pytest.fixture
 def speech(world):
-    node = world.add(EdgeNode(graph.NODES["speech_node"], context=world.context))
+    node = world.add(SpeechNode(context=world.context))
     node.out = {t: world.collect(String, t, 100) for t in ("speech/partial", "speech/text", "speech/event")}
     assert world.change("speech_node", "configure"), node.health()
     assert world.change("speech_node", "activate")
@@ -108,3 +112,46 @@ def test_malformed_audio_is_refused_and_the_node_goes_on(world, speech):
     other.close()
     speech.audio.publish(build(Int16MultiArray, good))
     world.wait(lambda: speech.statistics.counts["processed"] == 1, what="the good chunk")
+
+
+@pytest.fixture
+def drivers(monkeypatch):
+    """A package audio_common_msgs like ros-drivers'; its AudioData has the wire format of a message that is there."""
+    package = types.ModuleType("audio_common_msgs.msg")
+    package.AudioData, package.AudioInfo = UInt8MultiArray, String
+    monkeypatch.setitem(sys.modules, "audio_common_msgs", types.ModuleType("audio_common_msgs"))
+    monkeypatch.setitem(sys.modules, "audio_common_msgs.msg", package)
+    message_type.cache_clear()
+    yield
+    message_type.cache_clear()
+
+
+def test_another_packages_audio_is_found_when_it_comes(world, drivers, monkeypatch):
+    node = world.add(SpeechNode(context=world.context, parameter_overrides=[Parameter("always_work", value=True)]))
+    published = []
+    monkeypatch.setattr(node, "get_publishers_info_by_topic", lambda _: published)
+    heard = []
+    assert world.change("speech_node", "configure"), node.health()
+    monkeypatch.setattr(node.pipeline._loaded, "feed", lambda samples, *_, **__: heard.append(samples) or [])
+    assert world.change("speech_node", "activate")
+    assert node.pipeline.audio_type == "std_msgs/Int16MultiArray"
+    published.append(types.SimpleNamespace(topic_type="audio_common_msgs/msg/AudioData"))
+    world.wait(lambda: node.pipeline.audio_type == "audio_common_msgs/AudioData", what="another look")
+    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    source = world.tester.create_publisher(UInt8MultiArray, "audio", best_effort)
+    world.wait(lambda: source.get_subscription_count() > 0, what="a subscriber of that type")
+    samples = np.array([1, -2, 300], np.int16)
+    source.publish(UInt8MultiArray(data=samples.tobytes()))
+    world.wait(lambda: heard, what="the samples")
+    assert heard[0].tolist() == samples.tolist()
+
+
+def test_a_type_that_is_not_installed_fails_to_configure(world):
+    node = world.add(
+        SpeechNode(
+            context=world.context,
+            parameter_overrides=[Parameter("audio_type", value="audio_common_msgs/AudioStamped")],
+        )
+    )
+    assert not world.change("speech_node", "configure")
+    assert "audio_common_msgs" in node.health()[1]

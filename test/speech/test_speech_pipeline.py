@@ -16,7 +16,8 @@ import soundfile
 
 from edge_nodes.events import SPEECH
 from edge_nodes.models import SHIPPED
-from edge_nodes.pipelines.speech import SpeechPipeline, audio_fields, samples_of
+from edge_nodes.pipelines.audio import audio_fields, samples_of
+from edge_nodes.pipelines.speech import SpeechPipeline
 from edge_nodes.speech import SpeechConfig, SpeechError
 
 T0 = 1_700_000_000_000_000_000

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from edge_nodes.errors import EdgeNodesError, State
 from edge_nodes.parameters import replace
-from edge_nodes.pipelines.speech import SpeechPipeline, audio_fields
+from edge_nodes.pipelines.audio import audio_fields
+from edge_nodes.pipelines.speech import SpeechPipeline
 from edge_nodes.speech import Recognizer, SpeechConfig, SpeechError, reference
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.exits import policy
