@@ -8,6 +8,7 @@ import pytest
 from test_bitnet import write_bitnet
 
 from edge_nodes.language import SamplingConfig, load
+from edge_nodes.language.block_convert import convert
 from edge_nodes.language.config import FusionConfig
 from edge_nodes.language.fusion import FusionEngine
 from edge_nodes.language.fusion_plan import ARRANGEMENTS
@@ -55,6 +56,18 @@ def test_random_requests_on_a_random_model(make_model, tmp_path, kind):
         compare(one, requests, handles)
         assert metrics.occupancy > 1.5
         assert metrics.shared_tokens > 0
+
+
+def test_requests_on_a_model_streamed_from_disk(small_model, tmp_path):
+    """One pass over the blocks an iteration, for the rows of all requests."""
+    folder = tmp_path / "blocks"
+    convert(small_model, folder)
+    one, many = load(small_model, context_tokens=64), load(folder, context_tokens=64, slots=4)
+    requests = [([5 + n, 6, 7], SamplingConfig(), 5 + n) for n in range(5)]
+    handles, metrics = run_all(many, requests, FusionConfig(), arrivals=[0, 0, 1, 2, 3])
+    compare(one, requests, handles)
+    assert metrics.occupancy > 2
+    many.close()
 
 
 def test_questions_to_smollm2_at_once_are_answered_as_alone(smollm2, smollm2_path):
