@@ -89,7 +89,7 @@ class FusionEngine:
     """The loop. `submit` may be called from any thread; `step` from one, or from the thread that `start` makes.
 
     Args:
-        model: the model, with as many slots as requests may run at once.
+        model: the model, with as many slots as requests may run at once; the loop alone may run it.
         tokenizer: the model's.
         config: queue, chunk of prompts and arrangement of the slots.
         clock: seconds.
