@@ -145,6 +145,31 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
 
 
+@app.command()
+def worker(
+    shard: Annotated[Path, typer.Argument(help="This board's shard, or the directory of all (then RANK names it).")],
+    master: Annotated[str, typer.Option(help="Address of the board with the language node.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of its store.", min=1, max=65535)] = 29500,
+    threads: Annotated[int, typer.Option(help="Threads; 0 for half of the processors.")] = 0,
+    memory_budget_mb: Annotated[
+        int, typer.Option(help="Most memory of weights, keys and work space; 0: no limit.")
+    ] = 0,
+    once: Annotated[bool, typer.Option(help="End with the master, instead of waiting for the next.")] = False,
+) -> None:
+    """Compute this board's share of a language model for the node on another board."""
+    from edge_nodes.cli import worker as command
+
+    command.work(
+        Console(),
+        shard,
+        master=master,
+        port=port,
+        threads=threads,
+        memory_budget_mb=memory_budget_mb,
+        once=once,
+    )
+
+
 @bench_app.callback()
 def _bench() -> None:
     pass

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_nodes.errors import State
 from edge_nodes.language.errors import LanguageError
 
 TILE, GROUP, TERNARY_BLOCK = 32, 32, 256
@@ -49,11 +50,41 @@ def split_units(total: int, shares: Sequence[float], *, minimum: int = 1, multip
     for i in by_remainder[: units - sum(found)]:
         found[i] += 1
     while min(found) < least:
-        found[found.index(max(found))] -= 1
+        giving = max((i for i in range(len(found)) if found[i] > least), key=lambda i: (found[i] - exact[i], i))
+        found[giving] -= 1
         found[found.index(min(found))] += 1
     sizes = [n * multiple for n in found]
     sizes[-1] += total - sum(sizes)
     return sizes
+
+
+def balanced_shares(speeds: Sequence[float], budgets: Sequence[int], *, units: int, unit_bytes: int) -> list[int]:
+    """Return the units of each board that make the slowest as fast as can be, within the boards' memory.
+
+    One unit after the other goes to the board that would have done with it first.
+
+    Args:
+        speeds: of the boards, in any unit.
+        budgets: bytes that each board has for its share.
+        units: groups of heads, or whatever is shared out.
+        unit_bytes: memory of a unit.
+
+    Raises:
+        LanguageError: OUT_OF_MEMORY, the boards do not hold the model together.
+    """
+    room = [int(budget // unit_bytes) for budget in budgets]
+    if sum(room) < units:
+        raise LanguageError(
+            "the boards do not hold the model together",
+            got=f"room for {sum(room)} of {units} parts",
+            remedy="Stream it (memory_budget_mb), or add a board.",
+            state=State.OUT_OF_MEMORY,
+        )
+    found = [0] * len(speeds)
+    for _ in range(units):
+        free = [i for i in range(len(speeds)) if found[i] < room[i]]
+        found[min(free, key=lambda i: ((found[i] + 1) / speeds[i], i))] += 1
+    return found
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,37 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class BoardsConfig:
+    """Several boards that share the model."""
+
+    enabled: bool = parameter(
+        False, "Share the model with other boards: it is a directory of shards, this is rank 0.", fixed=True
+    )
+    address: str = parameter("0.0.0.0", "Address that workers find this board's store at.", fixed=True)
+    port: int = parameter(29500, "Port of the store.", minimum=1, maximum=65535, fixed=True)
+    join_s: float = parameter(
+        60.0, "Longest wait for the boards at the start.", unit="s", minimum=1.0, maximum=86400.0, fixed=True
+    )
+    deadline_s: float = parameter(
+        5.0, "Longest wait for a board within a step.", unit="s", minimum=0.1, maximum=600.0, fixed=True
+    )
+    alone: str = parameter(
+        "",
+        "Whole model to carry on with, within memory_budget_mb, when a board is lost; empty: wait.",
+        fixed=True,
+    )
+    allreduce: str = parameter(
+        "auto",
+        "How shares of a result are added up; auto: by size and measured network.",
+        choices=("auto", "direct", "star", "split", "ring"),
+        fixed=True,
+    )
+    backend: str = parameter(
+        "gloo", "Backend of torch.distributed; nccl where every board has a GPU.", choices=("gloo", "nccl"), fixed=True
+    )
+
+
+@dataclass(frozen=True)
 class LanguageConfig:
     """Parameters of the language node."""
 
@@ -166,6 +197,7 @@ class LanguageConfig:
         fixed=True,
     )
     max_new_tokens: int = parameter(64, "Longest answer in tokens.", minimum=1, maximum=4096)
+    boards: BoardsConfig = group(BoardsConfig)
     sampling: SamplingConfig = group(SamplingConfig)
     fusion: FusionConfig = group(FusionConfig)
     reasoning: ReasoningConfig = group(ReasoningConfig)

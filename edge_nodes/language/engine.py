@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_nodes import models
-from edge_nodes.errors import State
+from edge_nodes.errors import EdgeNodesError, State
 from edge_nodes.language import kernel_choice
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.blocks import is_block_directory
-from edge_nodes.language.config import SamplingConfig
+from edge_nodes.language.config import BoardsConfig, SamplingConfig
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.sampling import Sampler, read_bias
 from edge_nodes.language.tokenizer import Tokenizer
@@ -145,15 +145,22 @@ class Engine:
             if interrupted():
                 return None, cached
             chunk = tokens[start : start + self.model.batch]
-            logits = self.model.forward(np.asarray(chunk, np.int32), start)
+            logits = self._forward(chunk, start)
             self._cached += chunk
         return logits, cached
 
     def step(self, token: int) -> Any:
         """Append one token; return the logits after it, float32 (vocabulary,)."""
-        logits = self.model.forward(np.array([token], np.int32), len(self._cached))
+        logits = self._forward([token], len(self._cached))
         self._cached.append(token)
         return logits
+
+    def _forward(self, tokens: Sequence[int], first: int) -> Any:
+        try:
+            return self.model.forward(np.asarray(tokens, np.int32), first)
+        except EdgeNodesError:  # keys may be lost with a board
+            self.reset()
+            raise
 
 
 class Generation(Iterator[Token]):
@@ -252,6 +259,7 @@ def load(
     slots: int = 1,
     kv_cache: str = "f16",
     memory_budget_mb: int = 0,
+    boards: BoardsConfig | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Load a language model.
@@ -268,6 +276,7 @@ def load(
         kv_cache: what keys and values are kept as: "f16" or "f32".
         memory_budget_mb: most memory of weights, key/value cache and work space, MiB; weights that do not fit are
             streamed from a block directory, which is made of a GGUF file at the first time. 0: all in memory.
+        boards: other boards that share the model; `path` is then the directory of shards.
         progress: called with one line of text at each step.
 
     Raises:
@@ -280,11 +289,16 @@ def load(
     def make(sizes: Mapping[str, Any], context_limit: float) -> Any:
         return make_model(sizes, min(context_tokens, int(context_limit)), **options)
 
+    if boards is not None and boards.enabled:
+        from edge_nodes.language.boards.master import open_boards
+
+        shared, metadata, name = open_boards(path, make, boards, memory_budget_mb=memory_budget_mb, progress=progress)
+        return Engine(shared, Tokenizer(metadata), name=name)
     if memory_budget_mb or is_block_directory(path):
         from edge_nodes.language.streaming import open_streamed
 
-        model, metadata, name = open_streamed(path, make, memory_budget_mb=memory_budget_mb, progress=progress)
-        return Engine(model, Tokenizer(metadata), name=name)
+        streamed, metadata, name = open_streamed(path, make, memory_budget_mb=memory_budget_mb, progress=progress)
+        return Engine(streamed, Tokenizer(metadata), name=name)
     found = models.find(str(path), verify=False)
     from edge_nodes.language.gguf_file import GgufFile
 

@@ -127,6 +127,7 @@ MatrixSpans matrix_spans(const py::dict& parts) {
   w.rows = parts["rows"].cast<int>(), w.cols = parts["cols"].cast<int>(), w.bits = parts["bits"].cast<int>();
   w.zero = parts["zero"].cast<int>(), w.has_min = parts["has_min"].cast<bool>();
   w.scale = parts["scale"].cast<float>();
+  w.dense = parts.contains("dense") && parts["dense"].cast<bool>();
   w.tiles = round_up(w.rows, kTile) / kTile;
   w.groups = round_up(w.cols, kGroup) / kGroup;
   found.codes = span_of(parts["codes"]), found.scales = span_of(parts["scales"]), found.mins = span_of(parts["mins"]);
@@ -149,6 +150,7 @@ void edge::bind_streamed(py::module_& m, py::class_<Model>& model) {
   m.attr("PACKING") = kPacking;
   model
       .def_property_readonly("work_bytes", &Model::work_bytes)
+      .def_property_readonly("cache", [](const Model& self) { return self.config().cache; })
       .def(
           "set_source",
           [](Model& self, std::shared_ptr<BlockWindow> window, const std::vector<py::dict>& blocks, int head_pieces) {

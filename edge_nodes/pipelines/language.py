@@ -69,6 +69,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             slots=config.fusion.slots,
             kv_cache=config.kv_cache,
             memory_budget_mb=config.memory_budget_mb,
+            boards=config.boards,
             progress=progress,
         )
         self._loop = FusionEngine(self._engine.model, self._engine.tokenizer, config.fusion)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boards that share a model, joined by torch.distributed (gloo; NCCL where every board has a GPU): exchange of sums.
+
+Star and direct exchange after TPI-LLM (arXiv 2410.00531, section 3); partial sums are added in rank order, so that runs
+repeat bit for bit. The ring is the library's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from edge_nodes.errors import State
+from edge_nodes.language.boards.costs import ALGORITHMS, choose
+from edge_nodes.language.errors import LanguageError
+
+Floats = npt.NDArray[np.float32]
+PINGS, PROBE_BYTES, PROBES = 12, 1 << 20, 3
+
+
+class BoardError(LanguageError):
+    """A board that does not answer."""
+
+    def __init__(self, what: str, *, got: object = None, expected: str = "", remedy: str = "") -> None:
+        super().__init__(what, got=got, expected=expected, remedy=remedy, state=State.NO_DEVICE)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was measured of the network.
+
+    Attributes:
+        latency_s: largest one-way latency between rank 0 and another board.
+        bytes_per_s: smallest bandwidth.
+    """
+
+    latency_s: float
+    bytes_per_s: float
+
+
+class Link:
+    """This board's place in a group of boards. Not thread-safe.
+
+    Args:
+        store: the rendezvous, with keys of this group only.
+        rank: of this board; 0 has the head.
+        ranks: boards of the group.
+        deadline_s: longest wait for another board within a step.
+        algorithm: "auto", or one of `ALGORITHMS` for every message.
+        backend: of torch.distributed.
+
+    Attributes:
+        network: latency and bandwidth, measured when the group is made.
+        step: number of the step, for errors.
+        bytes_sent: payload sent by this board.
+        reduced: {algorithm: messages}.
+
+    Raises:
+        BoardError: the group could not be made within the deadline.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        ranks: int,
+        *,
+        deadline_s: float = 5.0,
+        algorithm: str = "auto",
+        backend: str = "gloo",
+    ) -> None:
+        self.rank, self.ranks, self.algorithm = rank, ranks, algorithm
+        self.step, self.bytes_sent = 0, 0
+        self.reduced = dict.fromkeys(ALGORITHMS, 0)
+        self._deadline = timedelta(seconds=deadline_s)
+        self._others = [r for r in range(ranks) if r != rank]
+        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+        self._received: dict[int, torch.Tensor] = {}
+        with self._failing("joining the group"):
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=ranks, timeout=max(self._deadline, timedelta(seconds=5))
+            )
+        self.network = self._calibrate()
+
+    def close(self) -> None:
+        """Leave the group; the others notice at their next exchange."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def reduce(self, values: Floats, add: bool) -> None:
+        """Make `values` the sum over all boards, or the largest if not `add`; all boards call it in the same order.
+
+        Raises:
+            BoardError: a board does not answer within the deadline.
+        """
+        algorithm = self.algorithm
+        if algorithm == "auto":
+            algorithm = choose(self.ranks, values.nbytes, **asdict(self.network))
+        if algorithm == "ring" and not add:
+            algorithm = "direct"
+        self.reduced[algorithm] += 1
+        work: Callable[[Floats, Any], None] = getattr(self, f"_{algorithm}")
+        work(values, np.add if add else np.maximum)
+
+    def send(self, to: Sequence[int], *arrays: npt.NDArray[Any]) -> None:
+        """Send arrays to other boards.
+
+        Raises:
+            BoardError: one does not answer within the deadline.
+        """
+        with self._failing("sending a step"):
+            self._wait([self._send(a, rank) for a in arrays for rank in to])
+
+    def receive(self, array: npt.NDArray[Any], sender: int, *, patience_s: float | None = None) -> None:
+        """Fill an array with what a board sends.
+
+        Raises:
+            BoardError: nothing came within `patience_s`, by default the deadline.
+        """
+        patience = self._deadline if patience_s is None else timedelta(seconds=patience_s)
+        with self._failing("waiting for a step"):
+            into, work = self._receive(array, sender)
+            work.wait(timeout=patience)
+            self._fetch(array, into)
+
+    def _star(self, values: Floats, combine: Any) -> None:
+        with self._failing("star allreduce"):
+            if self.rank:
+                self._wait([self._send(values, 0)])
+                self._gather([(values, 0)])
+                return
+            parts = self._parts(values.size)
+            self._gather([(parts[r], r) for r in self._others])
+            self._combine(values, parts, combine)
+            self._wait([self._send(values, r) for r in self._others])
+
+    def _direct(self, values: Floats, combine: Any) -> None:
+        with self._failing("direct allreduce"):
+            sent = [self._send(values, r) for r in self._others]
+            parts = self._parts(values.size)
+            self._gather([(parts[r], r) for r in self._others])
+            self._wait(sent)
+            self._combine(values, parts, combine)
+
+    def _split(self, values: Floats, combine: Any) -> None:
+        with self._failing("split allreduce"):
+            cuts = [values.size * r // self.ranks for r in range(self.ranks + 1)]
+            pieces = [values[cuts[r] : cuts[r + 1]] for r in range(self.ranks)]
+            mine = pieces[self.rank]
+            sent = [self._send(pieces[r], r) for r in self._others]
+            parts = self._parts(mine.size)
+            self._gather([(parts[r], r) for r in self._others])
+            self._wait(sent)
+            self._combine(mine, parts, combine)
+            sent = [self._send(mine, r) for r in self._others]
+            self._gather([(pieces[r], r) for r in self._others])
+            self._wait(sent)
+
+    def _ring(self, values: Floats, _: Any) -> None:
+        with self._failing("ring allreduce"):
+            tensor = torch.from_numpy(values).to(self._device)
+            dist.all_reduce(tensor)
+            self.bytes_sent += 2 * (self.ranks - 1) * values.nbytes // self.ranks
+            self._fetch(values, tensor)
+
+    def _combine(self, values: Floats, parts: dict[int, Floats], combine: Any) -> None:
+        """Combine in rank order, whichever board does it."""
+        parts[self.rank] = values.copy()
+        values[:] = parts[0]
+        for rank in range(1, self.ranks):
+            combine(values, parts[rank], out=values)
+
+    def _parts(self, size: int) -> dict[int, Floats]:
+        found: dict[int, Floats] = {}
+        for rank in self._others:
+            if rank not in self._received or self._received[rank].numel() < size:
+                self._received[rank] = torch.empty(size)
+            found[rank] = self._received[rank][:size].numpy()
+        return found
+
+    def _send(self, array: npt.NDArray[Any], rank: int) -> Any:
+        self.bytes_sent += array.nbytes
+        return dist.isend(torch.from_numpy(array).to(self._device), rank)
+
+    def _receive(self, array: npt.NDArray[Any], rank: int) -> tuple[torch.Tensor, Any]:
+        into = torch.from_numpy(array)
+        into = into if self._device.type == "cpu" else torch.empty_like(into, device=self._device)
+        return into, dist.irecv(into, rank)
+
+    def _gather(self, wanted: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
+        started = [(array, *self._receive(array, rank)) for array, rank in wanted]
+        for array, into, work in started:
+            self._wait([work])
+            self._fetch(array, into)
+
+    def _fetch(self, array: npt.NDArray[Any], into: torch.Tensor) -> None:
+        if into.device.type != "cpu":
+            array[:] = into.cpu().numpy()
+
+    def _wait(self, works: Sequence[Any]) -> None:
+        for work in works:
+            work.wait(timeout=self._deadline)
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error).split("\n")[0].rpartition("] ")[2] or str(error)
+            raise BoardError(f"step {self.step}: {what} failed on rank {self.rank}", got=text[:200]) from error
+
+    def _calibrate(self) -> Network:
+        """Measure rank 0 to each other board, one after the other; tell all the worst."""
+        one, block = np.zeros(1, np.float32), np.zeros(PROBE_BYTES // 4, np.float32)
+        latencies, rates = [0.0], [float("inf")]
+        for other in range(1, self.ranks):
+            if self.rank in (0, other):
+                latency = min(self._round_trip(one, other) for _ in range(PINGS)) / 2
+                taken = min(self._round_trip(block, other) for _ in range(PROBES)) / 2
+                latencies.append(latency)
+                rates.append(PROBE_BYTES / max(1e-9, taken - latency))
+        worst = np.array([max(latencies), min(rates)], np.float64)
+        if self.rank == 0:
+            self.send(self._others, worst)
+        else:
+            self.receive(worst, 0)
+        self.bytes_sent = 0
+        return Network(float(worst[0]), float(worst[1]))
+
+    def _round_trip(self, array: Floats, other: int) -> float:
+        begin = time.perf_counter()
+        if self.rank == 0:
+            self.send([other], array)
+            self.receive(array, other)
+        else:
+            self.receive(array, 0)
+            self.send([0], array)
+        return time.perf_counter() - begin
