@@ -21,7 +21,7 @@ from edge_nodes.language.vocabulary import Vocabulary, extended
 Bytes = npt.NDArray[np.uint8]
 TYPES = ("TQ1_0", "TQ2_0", "Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32")
 HEAD_TYPES = ("Q6_K", "Q8_0", "Q4_0", "Q4_1", "F16", "BF16")
-_ROWS_AT_ONCE = 1 << 22  # weights that are quantised in one go
+_WEIGHTS_AT_ONCE = 1 << 22  # weights that are drawn in one go
 _NUMBERS = re.compile(r"\d+(x\d+){4,5}")
 
 
@@ -213,14 +213,19 @@ def _block(kind: str) -> tuple[int, int]:
 def _random_blocks(rng: np.random.Generator, kind: str, rows: int, cols: int) -> Bytes:
     """Return a matrix of random weights of variance 1 / cols: uint8 (rows, bytes of a row)."""
     size, count = _block(kind)
-    blocks = rows * cols // count
-    if kind == "TQ2_0":
-        found = _random_ternary(rng, blocks, np.sqrt(1.5 / cols))
-    elif kind == "Q6_K":
-        found = _random_six_bits(rng, blocks, 1.0 / np.sqrt(cols))
-    else:
-        found = _quantised(rng, kind, rows, cols)
-    return found.reshape(rows, cols // count * size)
+    step = max(1, _WEIGHTS_AT_ONCE // cols)
+    found = np.empty((rows, cols // count * size), np.uint8)
+    for start in range(0, rows, step):
+        part = found[start : start + step]
+        blocks = part.size // size
+        if kind == "TQ2_0":
+            made = _random_ternary(rng, blocks, np.sqrt(1.5 / cols))
+        elif kind == "Q6_K":
+            made = _random_six_bits(rng, blocks, 1.0 / np.sqrt(cols))
+        else:
+            made = _quantised(rng, kind, len(part), cols)
+        part[:] = made.reshape(part.shape)
+    return found
 
 
 def _random_ternary(rng: np.random.Generator, blocks: int, scale: float) -> Bytes:
@@ -244,13 +249,9 @@ def _random_six_bits(rng: np.random.Generator, blocks: int, deviation: float) ->
 
 
 def _quantised(rng: np.random.Generator, kind: str, rows: int, cols: int) -> Bytes:
-    number, step = gguf.GGMLQuantizationType[kind], max(1, _ROWS_AT_ONCE // cols)
-    parts = []
-    for start in range(0, rows, step):
-        shape = (min(step, rows - start), cols)
-        if kind.startswith("TQ"):
-            values = rng.integers(-1, 2, shape, np.int8) * np.float32(np.sqrt(1.5 / cols))
-        else:
-            values = rng.standard_normal(shape, np.float32) * np.float32(cols**-0.5)
-        parts.append(gguf.quants.quantize(values, number).view(np.uint8))
-    return np.concatenate(parts)
+    if kind.startswith("TQ"):
+        values = rng.integers(-1, 2, (rows, cols), np.int8) * np.float32(np.sqrt(1.5 / cols))
+    else:
+        values = rng.standard_normal((rows, cols), np.float32) * np.float32(cols**-0.5)
+    made: Bytes = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).view(np.uint8)
+    return made
