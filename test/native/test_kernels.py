@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 kernels = pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 KERNELS = kernels.supported_kernels()
-SHAPES = [(1, 32, 1), (31, 64, 2), (33, 96, 5), (64, 576, 7), (70, 160, 13), (100, 32, 66), (200, 256, 3)]
 
 
 def half(values):
@@ -54,13 +55,20 @@ def reference(codes, scale, low, q, q_scale):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
-@pytest.mark.parametrize(("rows", "cols", "n"), SHAPES)
-def test_product_equals_integers(kernel, kind, rows, cols, n):
+@given(
+    rows=st.integers(1, 100),
+    groups=st.integers(1, 12),
+    n=st.one_of(st.integers(1, 40), st.integers(1, 513)),
+    threads=st.integers(1, 3),
+)
+@example(rows=33, groups=3, n=513, threads=2)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_product_equals_integers(kernel, kind, rows, groups, n, threads):
     # Scales are powers of two and sums stay below 2^24: the float arithmetic is exact, so equality is too.
-    rng = np.random.default_rng(rows * cols + n)
-    data, codes, scale, low = random_blocks(kind, rows, cols // 32, rng, exact=True)
-    q, q_scale = activations(n, cols // 32, rng, exact=True)
-    got = kernels.Matrix(kind, data, cols).multiply(q, q_scale, kernel, 2)
+    rng = np.random.default_rng([rows, groups, n])
+    data, codes, scale, low = random_blocks(kind, rows, groups, rng, exact=True)
+    q, q_scale = activations(n, groups, rng, exact=True)
+    got = kernels.Matrix(kind, data, groups * 32).multiply(q, q_scale, kernel, threads)
     np.testing.assert_array_equal(got, reference(codes, scale, low, q, q_scale))
 
 

@@ -20,8 +20,8 @@ def trits(rng, rows, cols, kind="random"):
     return rng.integers(-1, 2, (rows, cols)).astype(np.int8)
 
 
-def matrix(w, scale=1.0):
-    return kernels.Matrix("TRITS", w.view(np.uint8), w.shape[1], scale)
+def matrix(w, scale=1.0, dense=False):
+    return kernels.Matrix("TRITS", w.view(np.uint8), w.shape[1], scale, dense)
 
 
 def pack_i2_s(w):
@@ -67,28 +67,56 @@ def test_i2_s_is_read_exactly():
     np.testing.assert_array_equal(packed.to_float(), w * np.float32(1.7))
 
 
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(
     rows=st.integers(1, 150),
     cols=st.integers(1, 700),
-    n=st.integers(1, 70),
+    n=st.one_of(st.integers(1, 70), st.integers(1, 513)),
     threads=st.integers(1, 3),
     method=st.sampled_from(METHODS),
     weights=st.sampled_from(["random", "random", "plus", "minus", "zero"]),
-    extreme=st.sampled_from([None, -128, 127]),
+    extreme=st.sampled_from([None, None, -128, -127, 127]),
 )
 @example(rows=33, cols=513, n=513, threads=2, method="dot", weights="random", extreme=None)
 @example(rows=33, cols=513, n=513, threads=2, method="lut", weights="random", extreme=None)
 @example(rows=64, cols=1024, n=64, threads=1, method="lut", weights="minus", extreme=-128)
+@example(rows=64, cols=1024, n=64, threads=1, method="lut", weights="plus", extreme=127)
 @example(rows=32, cols=1024, n=12, threads=1, method="dot", weights="plus", extreme=-128)
 @example(rows=32, cols=1024, n=1, threads=1, method="dot", weights="minus", extreme=-128)
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_products_equal_integers(kernel, rows, cols, n, threads, method, weights, extreme):
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_products_equal_integers(kernel, dense, rows, cols, n, threads, method, weights, extreme):
     rng = np.random.default_rng([rows, cols, n])
     w = trits(rng, rows, cols, weights)
     q = rng.integers(-128, 128, (n, cols)).astype(np.int8) if extreme is None else np.full((n, cols), extreme, np.int8)
-    got = matrix(w).multiply_ternary(q, np.ones(n, np.float32), kernel, method, threads)
-    np.testing.assert_array_equal(got, q.astype(np.int64) @ w.T.astype(np.int64))  # sums are below 2^24
+    packed = matrix(w, dense=dense)
+    got = packed.multiply_ternary(q, np.ones(n, np.float32), kernel, method, threads)
+    np.testing.assert_array_equal(got, q.astype(np.float32) @ w.T.astype(np.float32))  # exact: sums are below 2^24
+    some = rng.integers(0, n, 3)  # the same tokens in another batch
+    again = packed.multiply_ternary(q[some], np.ones(3, np.float32), kernel, method)
+    np.testing.assert_array_equal(again, got[some])
+
+
+@pytest.mark.parametrize("cols", [1, 19, 20, 21, 544, 640])
+def test_dense_weights_are_kept_exactly(cols):
+    w = trits(np.random.default_rng(cols), 40, cols)
+    packed = matrix(w, 0.5, dense=True)
+    assert packed.dense
+    np.testing.assert_array_equal(packed.to_float()[:, :cols], w * np.float32(0.5))
+    if cols == 640:
+        assert packed.bytes == 64 * 640 // 5  # 1.60 bits per weight
+    again = kernels.Matrix.from_parts(packed.parts())
+    assert again.dense
+    np.testing.assert_array_equal(again.to_float(), packed.to_float())
+
+
+def test_dense_weights_need_one_scale():
+    rng = np.random.default_rng(0)
+    values = trits(rng, 32, 512) * rng.uniform(0.5, 1.5, (32, 1)).astype(np.float32)
+    data = gguf.quants.quantize(values, gguf.GGMLQuantizationType.TQ1_0)
+    packed = kernels.Matrix("TQ1_0", data, 512, 1.0, True)
+    assert not packed.dense  # rows differ in scale: kept at 2 bits
+    np.testing.assert_array_equal(packed.to_float(), gguf.quants.dequantize(data, gguf.GGMLQuantizationType.TQ1_0))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -110,10 +138,11 @@ def test_scales_are_applied_in_one_order(kernel, method, n, kind):
     np.testing.assert_array_equal(got, float_reference(w, scales, q, q_scale))
 
 
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_token_does_not_depend_on_its_batch(kernel):
+def test_a_token_does_not_depend_on_its_batch(kernel, dense):
     rng = np.random.default_rng(8)
-    packed = matrix(trits(rng, 100, 544), 0.1)
+    packed = matrix(trits(rng, 100, 544), 0.1, dense)
     q, scale = rng.integers(-127, 128, (67, 544)).astype(np.int8), rng.uniform(0.001, 1, 67).astype(np.float32)
     one_by_one = [packed.multiply_ternary(q[t : t + 1], scale[t : t + 1], kernel)[0] for t in range(67)]
     for method in METHODS:
@@ -132,6 +161,13 @@ def test_quantise_tokens(kernel):
     np.testing.assert_array_equal(q, expected)
     np.testing.assert_array_equal(scale, largest[:, 0] / np.float32(127))
     np.testing.assert_array_equal(total, np.add.reduceat(expected, [0, 256, 512], axis=1))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_random_weights_are_ternary(dense):
+    w = kernels.random_ternary(40, 1000, dense).to_float()
+    assert {*np.unique(w)} == {-1.0, 0.0, 1.0}
+    assert np.abs([np.mean(w == value) - 1 / 3 for value in (-1, 0, 1)]).max() < 0.02
 
 
 def test_malformed_input_is_refused():
@@ -161,6 +197,8 @@ def test_measurements(kernel):
     packed = matrix(trits(np.random.default_rng(0), 64, 256))
     for method in METHODS:
         assert 0 < kernels.time_products([packed, packed.copy()], 33, kernel, method, 2, 2) < 1
+    assert kernels.time_products([kernels.Matrix("Q8_0", np.zeros((32, 34), np.uint8), 32)], 3, kernel) > 0
+    assert kernels.time_reading([packed], kernel) > 0
     assert kernels.table_rows(kernel, 1, 1) > 0
     assert kernels.memory_bandwidth(kernel, 2, 1, 1 << 20) > 0
     assert (kernels.product_peak(kernel, 1, 1) > 0) == (kernel != "portable")
