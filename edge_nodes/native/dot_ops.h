@@ -4,6 +4,7 @@
 //   Product<Bits>: Acc, sums of one register of rows; dot(acc, codes, quad) adds 4 columns of each row; start(offset)
 //     and widen(acc, offset) begin and end the sums and add `offset` once, but for 8-bit codes that dot() took as
 //     signed; kNarrow, whether sums must be widened every 256 columns; kInPlace, whether codes up to 192 may be taken;
+//     keep(acc), which makes the compiler believe that the sums are used;
 //   load(p), fused(a, b, c) = a * b + c rounded once;
 //   kAccumulators, the registers that sums may take.
 
@@ -244,7 +245,61 @@ static void ternary_dot(const Matrix& w, int begin, int end, const TokenActivati
   }
 }
 
-// Dense codes are repacked to 2 bits, a tile at a time.
+// --- dense weights: repacked to 2 bits, a tile at a time ---
+
+typedef uint16_t WordVec __attribute__((vector_size(4 * kFloats)));
+
+// Of bytes of 5 trits, in lanes of 16 bits: the trits at 2 bits each.
+EDGE_INLINE WordVec five_codes(const WordVec& bytes) {
+  WordVec left = bytes, codes{};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const WordVec third = left * 171 >> 9;  // exact below 384
+    codes |= (left - third * 3) << 2 * i;
+    left = third;
+  }
+  return codes | left << 8;
+}
+
+// Lines of 16 columns, of which 5 are as long as the 4 dense ones that `p` has the codes of.
+EDGE_INLINE WordVec two_bit_line(const WordVec* p, int line) {
+  switch (line) {
+    case 0:
+      return p[0] & 255;
+    case 1:
+      return p[0] >> 8 | (p[1] & 63) << 2;
+    case 2:
+      return p[1] >> 6 | (p[2] & 15) << 4;
+    case 3:
+      return p[2] >> 4 | (p[3] & 3) << 6;
+    default:
+      return p[3] >> 2;
+  }
+}
+
+static void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
+  constexpr int kBytes = kTile * 4;  // of a dense line
+  const uint8_t* codes = w.tile_codes(tile);
+  const int lines = w.groups * 2, dense_lines = w.dense_lines();
+  for (int line = 0, dense = 0; dense < dense_lines; line += 5, dense += 4, codes += 4 * kBytes)
+    for (int i = 0; i < kBytes; i += 4 * kFloats) {
+      WordVec even[4], odd[4];
+#pragma GCC unroll 4
+      for (int d = 0; d < 4; ++d) {
+        const WordVec both = dense + d < dense_lines ? (WordVec)load_int(codes + d * kBytes + i) : WordVec{};
+        even[d] = five_codes(both & 255);
+        odd[d] = five_codes(both >> 8);
+      }
+#pragma GCC unroll 5
+      for (int l = 0; l < 5; ++l) {
+        if (line + l >= lines) break;
+        const WordVec bytes = two_bit_line(even, l) | two_bit_line(odd, l) << 8;
+        *reinterpret_cast<IntVecAny*>(out + (line + l) / 2 * 256 + i / 64 * 128 + (line + l) % 2 * 64 + i % 64) =
+            (IntVec)bytes;
+      }
+    }
+}
+
 [[maybe_unused]] static void dense_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y,
                                        int y_stride, bool add, uint8_t* scratch) {
   Matrix tile = w.view();
@@ -262,17 +317,15 @@ static long product_peak(long steps) {
   using P = Product<2>;
   IntVec codes = IntVec{} + 0x01010101, quad = IntVec{} + 0x02020202;
   P::Acc acc[kAccumulators];
-  for (P::Acc& a : acc) a = P::start(0);
+#pragma GCC unroll 24
+  for (int j = 0; j < kAccumulators; ++j) acc[j] = P::start(0);
   for (long i = 0; i < steps; ++i) {
 #pragma GCC unroll 24
     for (int j = 0; j < kAccumulators; ++j) {
       asm volatile("" : "+" EDGE_REGISTER(quad));  // the compiler must not see that nothing changes
       acc[j] = P::dot(acc[j], codes, quad);
+      P::keep(acc[j]);
     }
-  }
-  for (P::Acc& a : acc) {
-    IntVec sum = P::widen(a, 0);
-    asm volatile("" : "+" EDGE_REGISTER(sum));
   }
   return steps * kAccumulators * 4 * kFloats;
 }

@@ -3,7 +3,6 @@
 #include "kernels.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -310,27 +309,6 @@ void Matrix::row(int r, float* out) const {
     const float scale = half_to_float(scales[block * kTile + r % kTile]);
     const float min = has_min ? half_to_float(mins[block * kTile + r % kTile]) : 0.0f;
     for (int k = 0; k < kGroup; ++k) out[g * kGroup + k] = scale * float(code(r, g * kGroup + k) - zero) + min;
-  }
-}
-
-void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
-  static const auto places = [] {  // of each byte: its 5 trits, 2 bits each
-    std::array<uint16_t, 256> table{};
-    for (int byte = 0; byte < 243; ++byte)
-      for (int i = 0, left = byte; i < 5; ++i, left /= 3) table[size_t(byte)] |= uint16_t(left % 3 << 2 * i);
-    return table;
-  }();
-  constexpr int kBytes = kTile * 4;  // of a dense line
-  const uint8_t* codes = w.tile_codes(tile);
-  const int lines = w.groups * 2, dense_lines = w.dense_lines();  // 5 lines of 16 columns are as long as 4 dense ones
-  for (int line = 0, dense = 0; dense < dense_lines; line += 5, dense += 4, codes += 4 * kBytes) {
-    const int count = std::min(4, dense_lines - dense), stop = std::min(lines - line, 5);
-    for (int i = 0; i < kBytes; ++i) {
-      uint64_t bits = 0;
-      for (int d = 0; d < count; ++d) bits |= uint64_t(places[codes[d * kBytes + i]]) << 10 * d;
-      for (int l = line; l < line + stop; ++l, bits >>= 8)
-        out[l / 2 * 256 + i / 64 * 128 + l % 2 * 64 + i % 64] = uint8_t(bits);
-    }
   }
 }
 

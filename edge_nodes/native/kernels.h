@@ -231,9 +231,6 @@ inline int block_tokens(int n, int most) {
 void block_activations(const TokenActivations& x, int begin, int end);
 void column_activations(const TokenActivations& x, int begin, int end);
 
-// The codes of a dense tile at 2 bits each: w.groups * 256 bytes.
-void two_bit_tile(const Matrix& w, int tile, uint8_t* out);
-
 const Kernels& portable_kernels();
 #if EDGE_X86
 const Kernels& avx2_kernels();

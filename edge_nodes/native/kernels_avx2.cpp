@@ -43,6 +43,7 @@ struct Product {
     const __m256i wide = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
     return (IntVec)_mm256_add_epi32(wide, _mm256_set1_epi32(offset));
   }
+  EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+x"(acc)); }
 };
 
 // 8-bit codes less 128 are signed: |w| * sign(q, w) is at most 2 * 128 * 127 in a pair.

@@ -43,6 +43,7 @@ struct Product {
     return (IntVec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)quad);
   }
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return acc; }
+  EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+v"(acc)); }
 };
 
 EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {

@@ -37,6 +37,7 @@ struct Product {
     return (IntVec)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)codes, (__m256i)quad);
   }
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return acc; }
+  EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+x"(acc)); }
 };
 
 EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {

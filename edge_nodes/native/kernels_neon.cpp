@@ -35,6 +35,7 @@ struct Product {
   EDGE_INLINE IntVec widen(const Acc& acc, int offset) {
     return (IntVec)vpaddq_s32(vpaddlq_s16(acc.low), vpaddlq_s16(acc.high)) + offset;
   }
+  EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+w"(acc.low), "+w"(acc.high)); }
 };
 
 // 8-bit codes less 128 are signed; a product is at most 128 * 127.

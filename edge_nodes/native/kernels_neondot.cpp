@@ -37,6 +37,7 @@ struct Product {
                              vreinterpretq_s8_s32((int32x4_t)quad));
   }
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return acc; }
+  EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+w"(acc)); }
 };
 
 #include "dot_ops.h"
