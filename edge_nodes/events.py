@@ -147,6 +147,18 @@ LANGUAGE = _event(
         "required": ["prompt", "cached", "generated"],
     },
     tokens_per_s=_NUMBER,
+    attention={
+        "type": "object",
+        "description": "with delta attention: shares of score multiply-adds that were skipped, mean over the layers",
+        "properties": {
+            "prefill_sparsity": _NUMBER,
+            "decode_sparsity": _NUMBER,
+            "sparsity": {**_NUMBER, "description": "of both stages"},
+            "running_sparsity": {**_NUMBER, "description": "folded as the paper's program does, prompt only"},
+            "key_bytes": {**_INTEGER, "description": "what the keys take"},
+        },
+        "required": ["prefill_sparsity", "decode_sparsity", "sparsity", "running_sparsity", "key_bytes"],
+    },
     model=_STRING,
     kernel=_STRING,
     model_memory_mb={"type": "number", "description": "weights and cache, in MB of 2^20 bytes"},

@@ -333,6 +333,47 @@ def eval_voting(
     figures.write(console, as_json, result)
 
 
+@eval_app.command("delta")
+def eval_delta(
+    data: Annotated[Path, typer.Option(help="Directory of the packed data.")],
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or file of a model.")] = "smollm2-135m",
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of `models calibrate`; by itself the model's own.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
+) -> None:
+    """Dense and delta attention side by side: perplexity, choices, extracted answers, sparsity."""
+    from edge_nodes.cli import eval_delta as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.delta(
+        console, data, model=model, calibration=calibration, limit=limit, threads=threads, quick=quick
+    )
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@bench_app.command("attention")
+def bench_attention(
+    as_json: Figures = None,
+    quick: Quick = False,
+    threads: Annotated[int, typer.Option(help="Threads that share the heads.")] = 1,
+    kernel: Annotated[str, typer.Option(help="Instruction set: auto, avx512vnni, avx2, portable.")] = "auto",
+) -> None:
+    """Dense and delta attention: time of a token, of a prompt, bytes of the keys, and what memory allows."""
+    from edge_nodes.cli import bench_attention as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, quick=quick, threads=threads, kernel=kernel)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @bench_app.command("lut")
 def bench_lut(
     as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045
@@ -450,6 +491,25 @@ def models_plan(
     )
     blocks.show_plan(console, result)
     figures.write(console, as_json, result)
+
+
+@models_app.command("calibrate")
+def models_calibrate(
+    name: Annotated[str, typer.Argument(help="Installed model, or path of a GGUF file.")],
+    text: Annotated[Path, typer.Option(help="Text to calibrate with: UTF-8, or gzip of it.")],
+    out: Annotated[Optional[Path], typer.Option(help="File of the thresholds; by itself the model's own.")] = None,  # noqa: UP045
+    budget: Annotated[float, typer.Option(help="Largest increase of perplexity, a share.")] = 0.02,
+    window_scale: Annotated[float, typer.Option(help="As it will be used.")] = 0.05,
+    sink: Annotated[int, typer.Option(help="As it will be used.")] = 4,
+    per: Annotated[str, typer.Option(help="What has a threshold of its own: channel or head.")] = "channel",
+    skip: Annotated[float, typer.Option(help="Share of the text to leave out at its beginning.")] = 0.0,
+) -> None:
+    """Find the thresholds of delta attention for a model."""
+    from edge_nodes.cli import calibrate as command
+
+    command.calibrate(
+        Console(), name, text, out=out, budget=budget, window_scale=window_scale, sink=sink, per=per, skip=skip
+    )
 
 
 def _list(words: str) -> tuple[str, ...]:

@@ -153,6 +153,26 @@ class BoardsConfig:
 
 
 @dataclass(frozen=True)
+class DeltaConfig:
+    """Delta attention: keys are coded as changes, those that are small are left out."""
+
+    theta: float = parameter(
+        0.6,
+        "Changes of a key's element up to this are left out; in place of a calibration.",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    calibration: str = parameter(
+        "auto",
+        "Thresholds of `edge-nodes models calibrate`: a file; auto: those kept for the model, if any; none: theta.",
+    )
+    window_scale: float = parameter(
+        0.05, "Share of the prompt, or of what is cached, whose newest keys are exact.", minimum=0.0, maximum=1.0
+    )
+    sink: int = parameter(4, "First keys that are exact.", minimum=0, maximum=4096)
+
+
+@dataclass(frozen=True)
 class LanguageConfig:
     """Parameters of the language node."""
 
@@ -186,8 +206,17 @@ class LanguageConfig:
         2048, "Tokens that prompt and answer may hold together.", minimum=128, maximum=131072, fixed=True
     )
     kv_cache: str = parameter(
-        "f16", "What keys and values are kept as; f32 takes twice the memory.", choices=("f16", "f32"), fixed=True
+        "f16",
+        "What keys and values are kept as; f32 takes twice the memory, i8 half of it.",
+        choices=("f16", "f32", "i8"),
+        fixed=True,
     )
+    attention: str = parameter(
+        "dense",
+        "Scores of all keys, or of those that change (delta); the next request has it.",
+        choices=("dense", "delta"),
+    )
+    delta: DeltaConfig = group(DeltaConfig)
     memory_budget_mb: int = parameter(
         0,
         "Most memory of weights, keys, values and work space; weights beyond it are streamed from disk. 0: no limit.",

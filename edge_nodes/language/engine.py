@@ -52,10 +52,11 @@ class Engine:
         model: `edge_nodes.native._kernels.Model` with all weights set.
         tokenizer: the model's tokenizer.
         name: what the model is called in events.
+        path: its file; None if it has none of its own.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, name: str) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, name: str, path: Path | None = None) -> None:
+        self.model, self.tokenizer, self.name, self.path = model, tokenizer, name, path
         self._cached: list[int] = []
         self._constrainer: Constrainer | None = None
 
@@ -140,6 +141,8 @@ class Engine:
         cached = common_prefix(self._cached, tokens)
         cached = min(cached, len(tokens) - 1)
         del self._cached[cached:]
+        if begin := getattr(self.model, "begin_delta", None):  # delta attention's window depends on the prompt
+            begin(0, len(tokens))
         logits = None
         for start in range(cached, len(tokens), self.model.batch):
             if interrupted():
@@ -273,7 +276,7 @@ def load(
             processor's best instructions with look-up tables or int8 products forced, where "auto" takes the faster
             one (see `kernel_choice`); or "reference", plain C++. None of them changes a result.
         slots: sequences that the key/value cache holds.
-        kv_cache: what keys and values are kept as: "f16" or "f32".
+        kv_cache: what keys and values are kept as: "f16", "f32" or "i8".
         memory_budget_mb: most memory of weights, key/value cache and work space, MiB; weights that do not fit are
             streamed from a block directory, which is made of a GGUF file at the first time. 0: all in memory.
         boards: other boards that share the model; `path` is then the directory of shards.
@@ -312,7 +315,7 @@ def load(
         raise file.bad("unsupported sizes", error) from error
     file.fill(model, progress)
     kernel_choice.tune(model)
-    return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)))
+    return Engine(model, tokenizer, name=str(found.manifest.get("name", file.name)), path=found.path)
 
 
 def make_model(

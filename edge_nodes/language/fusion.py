@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.errors import State
+from edge_nodes.language import attention
 from edge_nodes.language.config import FusionConfig, SamplingConfig
 from edge_nodes.language.engine import common_prefix
 from edge_nodes.language.errors import LanguageError
@@ -117,6 +118,7 @@ class FusionEngine:
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
         self._closing = self._forgets = False
+        self._changes: list[Callable[[], None]] = []
         self._number = 0
         self._row_s, self._copy_s = Slope(), Slope()
 
@@ -192,6 +194,12 @@ class FusionEngine:
         with self._changed:
             self.cancel_all()
             self._forgets = True
+
+    def between(self, change: Callable[[], None]) -> None:
+        """Run `change` as soon as no request runs; who waits does so until then, and finds empty slots."""
+        with self._changed:
+            self._changes.append(change)
+            self._changed.notify_all()
 
     def requests(self) -> list[Handle]:
         """Return those that run or wait, the oldest first."""
@@ -275,6 +283,7 @@ class FusionEngine:
     def _step(self) -> bool:
         with self._changed:
             self._drop_ended()
+            self._change()
             self._admit()
             batch = self._compose()
         if not batch.segments:
@@ -299,7 +308,19 @@ class FusionEngine:
             for slot in self._slots:
                 slot.tokens = []
 
+    def _change(self) -> None:
+        if not self._changes or any(slot.request for slot in self._slots):
+            return
+        changes, self._changes = self._changes, []
+        for slot in self._slots:
+            slot.tokens = []
+        for change in changes:
+            change()
+
     def _end(self, handle: Handle, reason: str) -> None:
+        for i, slot in enumerate(self._slots):
+            if slot.request is handle:
+                handle.skipped = attention.skipped(self.model, i, tokens=len(handle.order.tokens))
         handle.finish(reason, self.clock())
         self.metrics.done(handle)
         if handle in self._waiting:
@@ -320,16 +341,20 @@ class FusionEngine:
 
     def _admit(self) -> None:
         """Give free slots, and those of less urgent requests, to who waits: by priority, then arrival."""
+        if self._changes:
+            return
         for handle in sorted(self._waiting, key=_urgency):
             if all(slot.request for slot in self._slots) and not self._preempt(handle):
                 return
             held = {i: common_prefix(slot.tokens, handle.sequence) for i, slot in enumerate(self._slots)}
             free = [i for i, slot in enumerate(self._slots) if slot.request is None]
             free.sort(key=lambda i: (-held[i] if held[i] >= MIN_SHARED else 0, self._slots[i].used))
-            slot = self._slots[self._arrangement.place(self._rows(), free)]
+            place = self._arrangement.place(self._rows(), free)
+            slot = self._slots[place]
             shared = min(common_prefix(slot.tokens, handle.sequence), len(handle.sequence) - 1)
             del slot.tokens[shared:]
             slot.request = handle
+            attention.begin(self.model, place, len(handle.order.tokens))
             self._shared(handle, shared)
             handle.state, handle.admitted_s = RequestState.PREFILL, handle.admitted_s or self.clock()
             self._waiting.remove(handle)

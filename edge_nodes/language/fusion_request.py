@@ -15,6 +15,7 @@ from edge_nodes.language.engine import Token
 from edge_nodes.language.sampling import Logits, Sampler
 
 if TYPE_CHECKING:
+    from edge_nodes.language.attention import Skipped
     from edge_nodes.language.constraint import Matcher
 
 
@@ -72,6 +73,7 @@ class Handle(Iterator[Token]):
         generated_tokens: tokens of the answer so far.
         arrived_s, admitted_s, first_s, latest_s, done_s: times on the loop's clock, None before they come: submitted,
             got a slot, first and latest token, ended.
+        skipped: what delta attention left out, once the answer has ended; None with dense attention.
         entropy_bits: mean entropy of the distributions its tokens were drawn from, bits.
         top_entropy_bits: the same over the most probable `order.entropy_top` tokens, renormalised.
     """
@@ -94,6 +96,7 @@ class Handle(Iterator[Token]):
         self.finish_reason: str | None = None
         self.error: Exception | None = None
         self.cached_tokens = 0
+        self.skipped: Skipped | None = None
         self.arrived_s = arrived_s
         self.admitted_s: float | None = None
         self.first_s: float | None = None

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "capture_cache.h"
 #include "delta_cache.h"
 #include "pool.h"
 
@@ -49,6 +50,7 @@ py::dict counts_of(Cache& cache, int slot) {
   out["decode_skipped"] = Array<uint64_t>(py::ssize_t(c.skipped[1].size()), c.skipped[1].data());
   out["decode_total"] = Array<uint64_t>(py::ssize_t(c.total[1].size()), c.total[1].data());
   out["zero_share"] = Array<double>(py::ssize_t(c.zero_share.size()), c.zero_share.data());
+  out["window"] = c.window;
   out["key_bytes"] = delta.key_bytes(slot);
   return out;
 }
@@ -166,6 +168,9 @@ void bind_attention(py::module_& m, py::class_<Model>& model) {
       .def_property_readonly("bytes", [](Attendant& a) { return a.cache().bytes(); });
 
   model
+      .def_property_readonly("layers", [](const Model& model) { return model.config().layers; })
+      .def_property_readonly("kv_heads", [](const Model& model) { return model.config().kv_heads; })
+      .def_property_readonly("head_dim", [](const Model& model) { return model.config().head_dim; })
       .def("use_cache",
            [](Model& model, const std::string& type) {
              model.set_cache(make_cache(type, model.cache().shape(), model.kernels()));
@@ -179,6 +184,29 @@ void bind_attention(py::module_& m, py::class_<Model>& model) {
            py::arg("theta"), py::kw_only(), py::arg("window_scale") = 0.05, py::arg("sink") = 0,
            "Code keys as changes from now on; theta: float32 (layers, kv_heads, head_dim) or one number. Forgets what "
            "is cached.")
+      .def_property_readonly("delta_kernel", [](Model& model) { return std::string(delta_kernels(model.kernels().name).name); })
+      .def_property_readonly("uses_delta", [](Model& model) { return delta_of(model.cache()) != nullptr; })
+      .def("use_capture",
+           [](Model& model) {
+             model.set_cache(std::make_unique<CaptureCache>(model.cache().shape(), model.kernels()));
+           },
+           "Keep, beside a dense cache, what attention works on; see `captured`.")
+      .def("captured",
+           [](Model& model, int tokens) {
+             const CaptureCache* cache = dynamic_cast<const CaptureCache*>(&model.cache());
+             const CacheShape& s = model.cache().shape();
+             if (!cache || tokens < 1 || tokens > s.context) throw std::invalid_argument("nothing was captured");
+             const auto view = [&](const std::vector<float>& rows, int heads) {
+               const py::ssize_t d = s.head_dim, n = s.context, size = sizeof(float);
+               const py::array_t<float> all({py::ssize_t(s.layers), py::ssize_t(tokens), py::ssize_t(heads), d},
+                                            {n * heads * d * size, heads * d * size, d * size, size}, rows.data());
+               return all;
+             };
+             return py::make_tuple(view(cache->queries, s.kv_heads * s.heads_per_kv), view(cache->keys, s.kv_heads),
+                                   view(cache->values, s.kv_heads));
+           },
+           py::arg("tokens"),
+           "Scaled queries, keys and values of slot 0, float32 (layers, tokens, heads, head_dim), after `use_capture`.")
       .def("begin_delta",
            [](Model& model, int slot, int tokens) {
              if (slot < 0 || slot >= model.cache().shape().slots) throw std::out_of_range("slot beyond the cache");

@@ -352,6 +352,7 @@ void DeltaCache::copy(int from, int to, int begin, int end) {
 
 DeltaCounts DeltaCache::counts(int slot) const {
   DeltaCounts out;
+  out.window = slots_[size_t(slot)].window;
   for (int layer = 0; layer < shape_.layers; ++layer) {
     uint64_t zeros = 0, elements = 0;
     for (int stage = 0; stage < 2; ++stage) {

@@ -22,6 +22,7 @@ struct DeltaOptions {
 struct DeltaCounts {
   std::vector<uint64_t> skipped[2], total[2];
   std::vector<double> zero_share;  // of the coded keys of a slot, per layer
+  int window = 0;                  // of the prompt
 };
 
 class DeltaCache : public Cache {

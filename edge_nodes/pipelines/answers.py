@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_nodes import events
+from edge_nodes.language.attention import total
 from edge_nodes.language.fusion_request import Handle, Priority
 from edge_nodes.language.reasoning import Deliberation, Outcome
 from edge_nodes.language.scene import Scene
@@ -78,6 +79,12 @@ class Answer:
             return 0.0
         return (sum(h.generated_tokens for h in handles) - 1) / (max(done) - min(first))
 
+    @property
+    def skipped(self) -> dict[str, float | int] | None:
+        """Return what delta attention left out over all attempts; None with dense attention."""
+        found = [h.skipped for h in self._handles() if h.skipped is not None]
+        return total(found).plain() if found else None
+
     def advance(self) -> bool:
         """Take what the loop has made; True once the answer is complete, or has failed."""
         try:
@@ -135,6 +142,8 @@ class Answer:
             "tokens": counts,
             "tokens_per_s": round(self.tokens_per_s, 2),
         }
+        if skipped := self.skipped:
+            event["attention"] = skipped
         if self.error is not None:
             event["error"] = str(self.error)
         if outcome is not None and self.deliberation.config.mode != "single":

@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from edge_nodes.language import attention
 from edge_nodes.language.config import LanguageConfig
 from edge_nodes.language.constraint import Constraint
 from edge_nodes.language.engine import Engine, load
@@ -57,6 +58,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         self._sequence = self._number = 0
         self._counts = {"answers": 0, "narrations": 0, "cancelled": 0, "failed": 0}
         self._last: Mapping[str, str | int | float] = {}
+        self._attention = config.attention
 
     def load(self, progress: Progress) -> None:
         """Load the model and compute the fixed part of the prompt."""
@@ -72,6 +74,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             boards=config.boards,
             progress=progress,
         )
+        self._attention = self._use(config)
         self._loop = FusionEngine(self._engine.model, self._engine.tokenizer, config.fusion)
         if self._constraint is not None:
             self._engine.matcher(self._constraint)
@@ -131,8 +134,13 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             composer = PromptComposer(config.prompt.template)
         if config.reply_grammar != self.config.reply_grammar:
             constraint = _constraint(config)
+        attends = (config.attention, config.delta) != (self.config.attention, self.config.delta)
+        if attends and config.attention == "delta" and self._engine is not None:
+            attention.find_calibration(config.delta, self._engine.path)
         self._composer, self._constraint = composer, constraint
         super().update(config)
+        if attends and self._loop is not None:
+            self._loop.between(self._attend)
 
     def status(self) -> Mapping[str, str | int | float]:
         """Return the model, its kernel, the loop's and the last answer's figures."""
@@ -140,7 +148,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         if engine is None or loop is None:
             return {}
         about: dict[str, str | int | float] = {"requests": len(self._running), **self._about()}
-        about["threads"] = int(engine.model.threads)
+        about["threads"], about["attention"] = int(engine.model.threads), self._attention
         found = loop.metrics.summary()
         chosen = ("occupancy", "rejected", "preempted", "shared_tokens", "token_ms_p50", "token_ms_p95")
         figures = {name: found[name] for name in chosen if name in found}
@@ -263,6 +271,14 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
                 yield from answer.result(wanted, self._sequence, self._about())
                 self._sequence += 1
 
+    def _attend(self) -> None:
+        self._attention = self._use(self.config)
+
+    def _use(self, config: LanguageConfig) -> str:
+        assert self._engine is not None
+        engine = self._engine
+        return attention.use(engine.model, config.attention, config.delta, path=engine.path, kv_cache=config.kv_cache)
+
     def _about(self) -> dict[str, Any]:
         assert self._engine is not None
         engine = self._engine
@@ -272,7 +288,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         kinds = {"reply": "answers", "narration": "narrations", "cancelled": "cancelled", "error": "failed"}
         self._counts[kinds[answer.kind]] += 1
         latency = {f"{stage}_ms": round(ms, 1) for stage, ms in answer.latency_ms.items()}
-        self._last = {"tokens_per_s": round(answer.tokens_per_s, 1), **latency}
+        self._last = {"tokens_per_s": round(answer.tokens_per_s, 1), **latency, **(answer.skipped or {})}
 
 
 def _constraint(config: LanguageConfig) -> Constraint | None:

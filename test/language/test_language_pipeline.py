@@ -301,3 +301,23 @@ def test_real_model_answers_from_the_scene(smollm2):
             text = "".join(t.text for t in run)
             assert word in text, text
             assert str(distance) in text, text
+
+
+def test_attention_changes_with_the_next_request(pipeline):
+    changed = parameters.replace(
+        pipeline.config, {"attention": "delta", "delta.theta": 0.3, "delta.calibration": "none"}
+    )
+    pipeline.update(changed)
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    event = out["events"][0]
+    jsonschema.validate(event, LANGUAGE)
+    assert 0.0 < event["attention"]["prefill_sparsity"] < 1.0
+    assert pipeline.status()["attention"] == "delta (theta 0.3)"
+    assert pipeline.status()["sparsity"] == event["attention"]["sparsity"]
+    with pytest.raises(LanguageError, match="not a calibration"):
+        pipeline.update(parameters.replace(changed, {"delta.calibration": "/nowhere.json"}))
+    assert pipeline.config.delta.calibration == "none"
+    pipeline.update(parameters.replace(changed, {"attention": "dense"}))
+    out = ask(pipeline, "language/prompt", message("What do you see?"))
+    assert "attention" not in out["events"][0]
+    assert pipeline.status()["attention"] == "dense"

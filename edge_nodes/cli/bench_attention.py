@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edge-nodes bench attention`: dense and delta attention over their caches, without the rest of the model.
+
+The machine may be shared: all kinds are timed in turn, many rounds, and the best of each counts. Keys are AR(1) rows
+whose share of zeros is stated; enough layers are walked that no cache of the processor holds them at 4,096 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from edge_nodes.cli import figures
+from edge_nodes.cli.figures import target
+
+CONTEXTS = (512, 1024, 2048, 4096, 8192)
+KINDS = ("f16", "i8", "delta")
+RHO, THETA = 0.9, 0.404  # 60 % zeros
+CHUNK = 64  # tokens of a step of a prompt
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads of a model, and how many layers are walked of how many."""
+
+    name: str
+    kv_heads: int
+    group: int
+    dim: int
+    layers: int
+    walked: int
+
+
+SHAPES = (Shape("SmolLM2-135M", 3, 3, 64, 30, 30), Shape("BitNet-2B", 5, 4, 128, 30, 8))
+
+
+def bench(console: Console, *, quick: bool, threads: int = 1, kernel: str = "auto") -> dict[str, Any]:
+    """Return the figures: {name, version, machine, config, results, targets}.
+
+    Args:
+        console: for progress.
+        quick: three contexts of the first shape.
+        threads: that share the heads.
+        kernel: instruction set.
+    """
+    shapes, contexts = (SHAPES[:1], (512, 1024, 4096)) if quick else (SHAPES, CONTEXTS)
+    rounds = 6 if quick else ROUNDS
+    rows: list[dict[str, Any]] = []
+    for shape in shapes:
+        with console.status(f"heads of {shape.name}"):
+            rows += _Walk(shape, contexts, threads, kernel).rows(rounds)
+    config = {
+        "quick": quick,
+        "threads": threads,
+        "kernel": kernel,
+        "rounds": rounds,
+        "keys": f"AR(1), rho {RHO}, theta {THETA}",
+        "layers": {s.name: [s.walked, s.layers] for s in shapes},
+    }
+    return figures.result("attention", config, {"attention": rows}, targets(rows))
+
+
+def show(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the figures."""
+    columns = ("context", "decode_ms", "bound_ms", "speedup", "prefill_ms", "key_ratio", "value_ratio", "zeros")
+    for name in dict.fromkeys(row["shape"] for row in result["results"]["attention"]):
+        rows = [row for row in result["results"]["attention"] if row["shape"] == name]
+        figures.show_table(console, name, ("", *columns), ([row["kind"], *(row[c] for c in columns)] for row in rows))
+    figures.show_targets(console, result["targets"])
+
+
+def targets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was wanted and whether it was reached."""
+    delta = [row for row in rows if row["kind"] == "delta"]
+    out = []
+    for name in dict.fromkeys(row["shape"] for row in delta):
+        of_shape = [row for row in delta if row["shape"] == name]
+        at_4k = [row for row in of_shape if row["context"] == 4096]
+        ratio = max((row["key_ratio"] for row in at_4k), default=None)
+        out += [
+            target(f"{name}: bytes of keys at 4k / half precision, 60 % zeros", ratio, "<=", 0.5),
+            target(f"{name}: decode at 4k, times as fast as dense f16", _least(at_4k), ">=", 1.3),
+            target(f"{name}: decode at any context, times as fast as dense f16", _least(of_shape), ">=", 0.95),
+        ]
+    return out
+
+
+def _least(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    return min((row["speedup"] for row in rows), default=None)
+
+
+class _Walk:
+    """The caches of one shape, filled alike."""
+
+    def __init__(self, shape: Shape, contexts: Sequence[int], threads: int, kernel: str) -> None:
+        from edge_nodes.native import _kernels as native
+
+        self._native, self._shape, self._contexts, self._threads, self._kernel = (
+            native,
+            shape,
+            contexts,
+            threads,
+            kernel,
+        )
+        length = max(contexts) + CHUNK
+        self._random = np.random.default_rng(0)
+        options = {
+            "layers": shape.walked, "kv_heads": shape.kv_heads, "head_dim": shape.dim, "heads_per_kv": shape.group,
+            "context": length, "kernel": kernel, "threads": threads, "theta": THETA,
+        }  # fmt: skip
+        self._caches = {kind: native.Attention(kind, **options) for kind in KINDS}
+        self._key = np.zeros((shape.walked, shape.kv_heads, shape.dim), np.float32)
+        self._key_bytes: dict[int, int] = {}
+        self._filled = 0
+
+    def rows(self, rounds: int) -> list[dict[str, Any]]:
+        """Return the figures of every context and kind."""
+        out = []
+        for context in self._contexts:
+            self._caches["delta"].begin(context)
+            self._fill(context)
+            counts = self._caches["delta"].counts()
+            decode, prefill = self._best(context, 1, rounds), self._best(context, CHUNK, max(2, rounds // 3))
+            first = self._best(CHUNK, CHUNK, 2)
+            for kind in KINDS:
+                sizes = self._sizes(kind, context, int(counts["key_bytes"]))
+                out.append(
+                    {
+                        "shape": self._shape.name,
+                        "kind": kind,
+                        "context": context,
+                        "decode_ms": decode[kind] * 1e3,
+                        "bound_ms": sum(sizes) * self._scale / self._bandwidth() * 1e3,
+                        "speedup": decode["f16"] / decode[kind],
+                        # Attention to n keys takes time linear in n: the mean of the first and the last chunk.
+                        "prefill_ms": (first[kind] + prefill[kind]) / 2 * context / CHUNK * 1e3,
+                        "prefill_speedup": (first["f16"] + prefill["f16"]) / (first[kind] + prefill[kind]),
+                        "key_bytes_per_token": sizes[0] * self._scale / context,
+                        "key_ratio": sizes[0] / self._half(context),
+                        "value_ratio": sizes[1] / self._half(context),
+                        "zeros": float(np.mean(counts["zero_share"])) if kind == "delta" else None,
+                    }
+                )
+        return out
+
+    @property
+    def _scale(self) -> float:
+        return self._shape.layers / self._shape.walked
+
+    def _half(self, context: int) -> int:
+        """Bytes of keys in half precision."""
+        return 2 * context * self._shape.walked * self._shape.kv_heads * self._shape.dim
+
+    def _sizes(self, kind: str, context: int, coded: int) -> tuple[float, float]:
+        """Bytes of keys and of values that a token reads."""
+        half = self._half(context)
+        scales = 4 * context * self._shape.walked * self._shape.kv_heads
+        by_kind = {"f16": (half, half), "i8": (half / 2 + scales, half / 2 + scales), "delta": (coded, half)}
+        return by_kind[kind]
+
+    def _bandwidth(self) -> float:
+        if not hasattr(self, "_bytes_per_s"):
+            self._bytes_per_s = float(self._native.memory_bandwidth(self._kernel, self._threads, 3))
+        return self._bytes_per_s
+
+    def _fill(self, length: int) -> None:
+        shape = (CHUNK, *self._key.shape)
+        while self._filled < length:
+            keys = np.empty(shape, np.float32)
+            for j, noise in enumerate(self._random.standard_normal(shape, np.float32)):
+                self._key = np.float32(RHO) * self._key + np.float32(np.sqrt(1 - RHO**2)) * noise
+                keys[j] = self._key
+            keys = np.ascontiguousarray(keys.swapaxes(0, 1))
+            values = self._random.standard_normal(keys.shape, np.float32)
+            for cache in self._caches.values():
+                cache.write(self._filled, keys, values)
+            self._filled += CHUNK
+
+    def _best(self, context: int, tokens: int, rounds: int) -> dict[str, float]:
+        """Return least seconds of all layers for the newest `tokens` of a context, all kinds in turn."""
+        heads = self._shape.kv_heads * self._shape.group
+        q = self._random.standard_normal((self._shape.walked, tokens, heads, self._shape.dim), np.float32)
+        q /= np.sqrt(self._shape.dim, dtype=np.float32)
+        self._caches["delta"].begin(0 if tokens == 1 else context)
+        best = dict.fromkeys(KINDS, float("inf"))
+        for _ in range(rounds):
+            for kind, cache in self._caches.items():
+                best[kind] = min(best[kind], cache.attend(context - tokens, q, 1)[1])
+        return {kind: seconds * self._scale for kind, seconds in best.items()}

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds of delta attention from a text: where a change matters little, more of them are left out.
+
+The error of a score is the query times what the key's code is off. To first order it moves a query's output by the
+weight of that key times the distance of its value from the output (through the output projection). One capture pass
+gives that cost for every layer, KV head and channel as a function of theta, beside the share of zeros; a pass for each
+layer (its change of the next token's distribution) puts the layers in one unit. A Lagrange multiplier then shares a
+wanted sparsity out, so that all thresholds have the same marginal cost. Levels of sparsity are checked on text that
+was not captured; the largest within the budget is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_nodes.language import delta
+from edge_nodes.language.engine import Engine
+from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.evaluation import Evaluator, Tally
+
+Floats = npt.NDArray[np.float64]
+
+CAPTURED = 1024  # tokens of the capture pass
+MEASURED = 384  # of each layer's pass
+CHECKED = 512  # tokens of each piece that a level is checked on
+LEVELS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+GRID = np.geomspace(0.12, 12.0, 36)  # thresholds tried; the least keeps codes in range
+_TRIED, _NEGLIGIBLE = 1.0, 0.25  # theta of the layer that is measured, and of the others
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What each threshold of the grid gives.
+
+    Attributes:
+        zeros: share of zeros (grid, layers, kv_heads, channels).
+        cost: expected change of the outputs, the same shape.
+    """
+
+    zeros: Floats
+    cost: Floats
+
+
+def calibrate(
+    engine: Engine,
+    tokens: Sequence[int],
+    output_weights: Callable[[int], npt.NDArray[np.float32]],
+    *,
+    budget: float = 0.02,
+    window_scale: float = 0.05,
+    sink: int = 4,
+    shared: bool = False,
+    checked: int = 6,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[dict[str, Any]], int]:
+    """Return levels {sparsity, increase, theta} by sparsity, and the index of the largest within the budget.
+
+    Args:
+        engine: the model; what it has cached is forgotten.
+        tokens: the text: CAPTURED tokens and `checked` pieces of CHECKED.
+        output_weights: of a layer, the output projection float32 (width, heads * head_dim).
+        budget: largest increase of perplexity, a share.
+        window_scale: as it will be used.
+        sink: as it will be used.
+        shared: one threshold for all channels of a KV head.
+        checked: pieces that each level is checked on.
+        progress: called with one line of text at each step.
+
+    Raises:
+        LanguageError: BAD_INPUT, the text is too short.
+    """
+    need = CAPTURED + checked * CHECKED
+    if len(tokens) < need:
+        raise LanguageError(
+            "the text is too short to calibrate with", got=f"{len(tokens)} tokens", expected=f"at least {need}"
+        )
+    runner = _Runner(engine, window_scale, sink)
+    progress("capturing queries, keys and values")
+    queries, keys, values = runner.capture(tokens[:CAPTURED])
+    exact = delta.exact_prefill(CAPTURED, delta.window(window_scale, CAPTURED), sink)
+    curves = _curves(queries, keys, values, output_weights=output_weights, exact=exact)
+    progress("measuring each layer")
+    curves = Curves(curves.zeros, curves.cost * runner.sensitivities(tokens[:MEASURED], curves)[:, None, None])
+    pieces = [tokens[CAPTURED + i * CHECKED :][:CHECKED] for i in range(checked)]
+    engine.model.use_cache("f16")
+    before = runner.nats(pieces)[0]
+    levels = []
+    for sparsity in LEVELS:
+        theta = solve(curves, sparsity, shared=shared)
+        engine.model.use_delta(theta.astype(np.float32), window_scale=window_scale, sink=sink)
+        nats, share = runner.nats(pieces)
+        increase = float(np.expm1(nats - before))
+        progress(f"sparsity {share:.3f}: perplexity {increase:+.2%}")
+        levels.append({"sparsity": share, "increase": increase, "theta": np.round(theta, 4).tolist()})
+    within = [i for i, level in enumerate(levels) if level["increase"] <= budget]
+    return levels, max(within, default=0)
+
+
+def solve(curves: Curves, sparsity: float, *, shared: bool = False) -> Floats:
+    """Return thresholds (layers, kv_heads, channels) of the least cost whose zeros are this share in the mean.
+
+    Args:
+        curves: see `Curves`, on GRID.
+        sparsity: wanted mean share of zeros.
+        shared: one threshold for all channels of a KV head.
+    """
+    zeros, cost = curves.zeros, curves.cost
+    if shared:
+        zeros, cost = (np.broadcast_to(x.mean(axis=3, keepdims=True), x.shape) for x in (zeros, cost))
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        chosen = (cost - np.exp(middle) * zeros).argmin(axis=0)
+        if np.take_along_axis(zeros, chosen[None], axis=0).mean() < sparsity:
+            low = middle
+        else:
+            high = middle
+    theta: Floats = GRID[(cost - np.exp(high) * zeros).argmin(axis=0)]
+    return theta
+
+
+def _curves(
+    queries: npt.NDArray[np.float32],
+    keys: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
+    *,
+    output_weights: Callable[[int], npt.NDArray[np.float32]],
+    exact: npt.NDArray[np.bool_],
+) -> Curves:
+    """Return the curves of captured (layers, n, heads, d) rows; `exact` (n, n) scores cost nothing."""
+    layers, n, kv_heads, d = keys.shape
+    approximate = np.tri(n, dtype=bool) & ~exact
+    weights = np.stack(
+        [_weights(queries[i], keys[i], values[i], output_weights(i), approximate) for i in range(layers)]
+    )
+    zeros, cost = (np.zeros((len(GRID), layers, kv_heads, d)) for _ in range(2))
+    for at, theta in enumerate(GRID):
+        reference = np.zeros((layers, kv_heads, d), np.float32)
+        for j in range(n):
+            key = keys[:, j]
+            far = np.abs(key - reference) > theta if j else np.ones(key.shape, bool)
+            reference = np.where(far, key, reference)
+            zeros[at] += ~far
+            cost[at] += weights[:, j] * np.square(key - reference)
+    return Curves(zeros / n, cost / n)
+
+
+def _weights(
+    queries: npt.NDArray[np.float32],
+    keys: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
+    output: npt.NDArray[np.float32],
+    approximate: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float32]:
+    """Return what a unit of squared error of each element of a layer's keys costs, (n, kv_heads, d)."""
+    n, kv_heads, d = keys.shape
+    group = queries.shape[1] // kv_heads
+    out = np.zeros(keys.shape, np.float32)
+    for head in range(queries.shape[1]):
+        q, k, v = queries[:, head], keys[:, head // group], values[:, head // group]
+        scores = np.where(np.tri(n, dtype=bool), q @ k.T, -np.inf)
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        projection = output[:, head * d : (head + 1) * d]
+        gram = projection.T @ projection
+        mean = p @ v
+        along = mean @ gram
+        distance = (v @ gram * v).sum(axis=1)[None] + (along * mean).sum(axis=1)[:, None] - 2 * along @ v.T
+        out[:, head // group] += (np.square(p) * distance * approximate).T @ np.square(q)
+    return out
+
+
+class _Runner:
+    """Runs text through the model."""
+
+    def __init__(self, engine: Engine, window_scale: float, sink: int) -> None:
+        self._engine, self._evaluator = engine, Evaluator(engine)
+        self._options = {"window_scale": window_scale, "sink": sink}
+
+    def capture(self, tokens: Sequence[int]) -> Any:
+        """Return queries, keys and values of a dense pass."""
+        model = self._engine.model
+        model.use_capture()
+        self._evaluator.logits(tokens, last=True)
+        return model.captured(len(tokens))
+
+    def sensitivities(self, tokens: Sequence[int], curves: Curves) -> Floats:
+        """Return what a unit of cost does in each layer: nats of divergence from the dense distribution."""
+        model = self._engine.model
+        shape = (int(model.layers), int(model.kv_heads), int(model.head_dim))
+        model.use_cache("f16")
+        dense = _log_softmax(self._evaluator.logits(tokens))
+        tried = int(np.abs(GRID - _TRIED).argmin())
+
+        def divergence(theta: npt.NDArray[np.float32]) -> float:
+            model.use_delta(theta, **self._options)
+            found = _log_softmax(self._evaluator.logits(tokens))
+            return float(np.mean((np.exp(dense) * (dense - found)).sum(axis=1)))
+
+        floor = divergence(np.full(shape, _NEGLIGIBLE, np.float32))
+        out = np.empty(shape[0])
+        for layer in range(shape[0]):
+            theta = np.full(shape, _NEGLIGIBLE, np.float32)
+            theta[layer] = GRID[tried]
+            out[layer] = max(divergence(theta) - floor, 0.0) / max(float(curves.cost[tried, layer].sum()), 1e-30)
+        return np.maximum(out, 0.05 * np.median(out))  # a layer that seems free in one text is not
+
+    def nats(self, pieces: Sequence[Sequence[int]]) -> tuple[float, float]:
+        """Return mean nats per token and mean sparsity."""
+        tally = Tally()
+        for piece in pieces:
+            self._evaluator.perplexity(piece, tally)
+        return float(np.mean(tally.scores)), float(np.mean(tally.prefill_shares)) if tally.prefill_shares else 0.0
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    out: npt.NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
+    out -= np.log(np.exp(out).sum(axis=1, keepdims=True))
+    return out

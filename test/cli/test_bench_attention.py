@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of `edge-nodes bench attention` and `eval delta`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_nodes.cli import bench_attention, eval_delta
+from edge_nodes.cli.app import app
+
+pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
+
+
+def test_the_figures_are_complete(tmp_path, monkeypatch):
+    shape = bench_attention.Shape("small", 2, 2, 32, 4, 2)
+    monkeypatch.setattr(bench_attention, "SHAPES", (shape,))
+    monkeypatch.setattr(bench_attention, "CONTEXTS", (128, 4096))
+    monkeypatch.setattr(bench_attention, "ROUNDS", 1)
+    file = tmp_path / "figures.json"
+    done = CliRunner().invoke(app, ["bench", "attention", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(file.read_text())
+    rows = {(row["kind"], row["context"]): row for row in found["results"]["attention"]}
+    assert set(rows) == {(kind, n) for kind in ("f16", "i8", "delta") for n in (128, 4096)}
+    assert rows["delta", 4096]["zeros"] == pytest.approx(0.6, abs=0.02)
+    assert rows["delta", 4096]["key_ratio"] < 0.5 < rows["i8", 4096]["key_ratio"]
+    assert [t["target"] for t in found["targets"]] == [0.5, 1.3, 0.95]
+    for row in rows.values():
+        assert min(row["decode_ms"], row["bound_ms"], row["prefill_ms"], row["speedup"]) > 0
+
+
+def test_targets_compare_with_dense_at_the_wanted_sparsity():
+    def row(task, kind, score, sparsity=0.0, perplexity=None):
+        return {"task": task, "kind": kind, "score": score, "prefill_sparsity": sparsity, "sparsity": sparsity,
+                "running_sparsity": sparsity, "perplexity": perplexity}  # fmt: skip
+
+    curve = [
+        row("wikitext2", "dense", 3.0, perplexity=20.0),
+        row("wikitext2", "global", 3.0, 0.62, 21.0),
+        row("wikitext2", "calibrated", 3.0, 0.55, 20.1),
+        row("wikitext2", "calibrated", 3.0, 0.65, 20.3),
+    ]
+    eval_delta.with_increase(curve)
+    tasks = [row("piqa", "dense", 0.70), row("piqa", "calibrated", 0.69, 0.63), row("piqa", "global", 0.5, 0.6)]
+    tasks += [row("squad_v2", "dense", 0.30), row("squad_v2", "calibrated", 0.31, 0.58)]
+    found = {t["name"]: t for t in eval_delta.targets(curve, tasks)}
+    values = [t["value"] for t in found.values()]
+    assert values == pytest.approx([1.5, -1.0, 0.63, 0.63, 1.0, 0.58, 5.0 - (0.5 + 0.7)])
+    assert [t["met"] for t in found.values()] == [True, False, True, True, True, True, True]
