@@ -25,7 +25,7 @@ from edge_nodes.cli.figures import target
 from edge_nodes.language.config import FusionConfig
 from edge_nodes.language.fusion import FusionEngine
 from edge_nodes.language.fusion_plan import ARRANGEMENTS
-from edge_nodes.language.fusion_request import Handle
+from edge_nodes.language.fusion_request import Handle, Priority
 from edge_nodes.language.fusion_simulation import PUBLISHED, Machine, length_table, poisson_arrivals, poisson_table
 
 REQUESTS, PROMPT, THREADS, STATIC = 32, 16, 2, 8
@@ -129,6 +129,10 @@ def targets(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 if (load, way) in rows:
                     value = rows[load, way]["first_inflation"]
                     out.append(target(f"{name}: latency of the first request, {load}, {way} / alone", value, "<", 1.3))
+        paused = about["alarm"][1]
+        value = round(paused["inflation"], 2)
+        out.append(target(f"{name}: latency of an alarm beside {paused['answers']} answers / alone", value, "<", 1.3))
+        for way in FUSED:
             compared = [
                 rows[load, way]["tokens_per_s"] / rows[load, LLAMA]["tokens_per_s"]
                 for load in COMPARED
@@ -144,7 +148,7 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
     for about in result["results"]["models"]:
         figures.show_table(console, about["model"], SHOWN, [[r.get(k) for k in SHOWN] for r in about["runs"]])
         figures.show_table(console, "bound", ("", ""), list(about["bound"].items()))
-        for name in ("arrangements", "prefix", "streamed"):
+        for name in ("alarm", "arrangements", "prefix", "streamed"):
             if about[name]:
                 columns = list(about[name][0])
                 figures.show_table(console, name, columns, [[r[c] for c in columns] for r in about[name]])
@@ -197,6 +201,7 @@ def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> d
         "solo_s": round(solo_s, 4),
         "runs": [_row(load_, way, run, tokens[load_], solo_s) for (load_, way), run in best.items()],
         "bound": _bound(engine, path),
+        "alarm": [_alarm(model, tokenizer, length, alone) for alone in (False, True)],
         "streamed": _streamed(engine, path, context) if first and not quick else [],
         "arrangements": arrangements,
         "prefix": prefix,
@@ -389,6 +394,26 @@ def _arrangements(model: Any, tokenizer: Any, length: int, solo_s: float, rounds
         | {key: run.metrics[key] for key in ("iterations", "hole_rows", "moves", "moved_bytes")}
         for (_, name), run in best.items()
     ]
+
+
+def _alarm(model: Any, tokenizer: Any, length: int, alone: bool) -> dict[str, Any]:
+    """Return how long an alarm takes while others are answered, beside them or with them paused."""
+    took = {}
+    for others in (0, STATIC - 1):
+        samples = []
+        for _ in range(3):
+            config = FusionConfig(queue=REQUESTS, alarm_alone=alone)
+            engine = FusionEngine(Limited(model, STATIC), tokenizer, config)
+            load = _load("alarm", [0.0] * (others + 1), 4 * length)
+            _submit(engine, load, [], 0.0, others)
+            for _ in range(others):
+                engine.step()
+            begin_s = time.perf_counter()
+            engine.submit(load.prompts[-1], max_new_tokens=length, priority=Priority.ALARM).wait()
+            samples.append(time.perf_counter() - begin_s)
+        took[others] = min(samples)
+    ratio = took[STATIC - 1] / took[0]
+    return {"others_pause": str(alone), "answers": STATIC - 1, "ms": took[STATIC - 1] * 1e3, "inflation": ratio}
 
 
 def _prefix(model: Any, tokenizer: Any) -> dict[str, float]:

@@ -45,6 +45,7 @@ class FusionConfig:
     prefill_tokens: int = parameter(
         32, "Prompt tokens read between two tokens of running answers.", minimum=1, maximum=4096, fixed=True
     )
+    alarm_alone: bool = parameter(True, "Other answers pause while an alarm is told.", fixed=True)
     arrangement: str = parameter(
         "index",
         "Where requests lie in memory: a list of slots, or adjacent by filling gaps (window, swap).",

@@ -379,10 +379,12 @@ class FusionEngine:
 
     def _compose(self) -> _Batch:
         """Return the next rows: one a running answer, holes of the arrangement, then prompts as far as they fit."""
-        batch = _Batch()
+        batch, paused = _Batch(), self._paused()
         for i in self._arrangement.computed(self._rows()):
             slot = self._slots[i]
             handle = slot.request
+            if handle in paused:
+                continue
             if handle is None:
                 del slot.tokens[self.model.context - 1 :]
                 batch.add(i, len(slot.tokens), [0], None)
@@ -393,13 +395,20 @@ class FusionEngine:
         room = self.model.batch - len(batch.tokens)
         if batch.drawn:
             room = min(room, self.config.prefill_tokens)
-        for i in self._prefill_order():
+        for i in self._prefill_order(paused):
             room -= self._add_prompt(batch, i, room)
         return batch
 
-    def _prefill_order(self) -> Iterator[int]:
+    def _paused(self) -> list[Handle]:
+        """Return the running requests that wait for an alarm to be told: beside others it would take longer."""
+        running = [slot.request for slot in self._slots if slot.request]
+        alarm = self.config.alarm_alone and any(h.order.priority >= Priority.ALARM for h in running)
+        return [h for h in running if alarm and h.order.priority < Priority.ALARM]
+
+    def _prefill_order(self, paused: Sequence[Handle]) -> Iterator[int]:
         """Yield the slots with prompts to read, most urgent first; not those whose prefix one before them makes."""
         slots = [i for i, s in enumerate(self._slots) if s.request and s.request.state is RequestState.PREFILL]
+        slots = [i for i in slots if self._slots[i].request not in paused]
         ahead: list[Handle] = []
         for i in sorted(slots, key=lambda i: _urgency(self._slots[i].request)):
             handle = self._slots[i].request

@@ -141,6 +141,23 @@ def test_more_urgent_requests_go_first_and_take_a_slot():
     assert len(told.answer) == 30
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_others_pause_while_an_alarm_is_told(alone):
+    engine = loop(4, ends=False, alarm_alone=alone)
+    told = [engine.submit([n, 2, 3], max_new_tokens=40) for n in (1, 5)]
+    for _ in range(4):
+        engine.step()
+    alarm = engine.submit([7, 8, 9], max_new_tokens=10, priority=Priority.ALARM)
+    reading = engine.submit(list(range(1, 40)), max_new_tokens=5)
+    before = [len(h.answer) for h in told]
+    while alarm.state is not RequestState.DONE:
+        engine.step()
+    assert [len(h.answer) - n for h, n in zip(told, before, strict=True)] == ([0, 0] if alone else [10, 10])
+    assert (len(reading.answer) > 0) is not alone
+    finish(engine)
+    assert [len(h.answer) for h in told] == [40, 40]
+
+
 def test_a_full_queue_is_an_error_at_once_and_counted():
     engine = FusionEngine(ToyModel(2), ToyTokenizer(), FusionConfig(slots=2, queue=3))
     for _ in range(5):
