@@ -72,8 +72,9 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
     cases = [Case(Path(model).stem, str(found), 512, decode, rounds, 1.0, 1.0), _large(console, quick)]
     rows, memory = [], []
     for case in cases:
-        with console.status(f"{case.name}: prompt and answer"):
-            rows += in_process(_rates, case)["rows"]
+        for threads in THREADS:
+            with console.status(f"{case.name}: prompt and answer, {threads} thread{'s' * (threads > 1)}"):
+                rows.append(in_process(_rates, case, threads))
         with console.status(f"{case.name}: memory"):
             memory.append({"model": case.name, **in_process(_memory, case)})
     with console.status("start of a fresh process"):
@@ -149,32 +150,29 @@ def _prompt(vocabulary: int, count: int) -> list[int]:
     return found
 
 
-def _rates(case: Case) -> dict[str, Any]:
-    """Return the best rates of both engines on one or two threads."""
+def _rates(case: Case, threads: int) -> dict[str, Any]:
+    """Return the best rates of both engines, and what bounds them."""
     from edge_nodes.language import load
 
-    context, rows = case.prompt + case.decode + 8, []
-    for threads in THREADS:
-        ours = load(case.path, threads=threads, context_tokens=context)
-        prompt = _prompt(ours.model.vocabulary, case.prompt)
-        peer = None
-        if llama_cpp.available():
-            peer = llama_cpp.LlamaCpp(Path(case.path), threads=threads, context=context)
-        best: dict[str, tuple[float, float]] = {}
-        for _ in range(case.rounds):
-            _note(best, "bound", _bounds(case.path, ours, threads))
-            _note(best, "ours", _own_rates(ours, prompt, case.decode))
-            if peer is not None:
-                _note(best, "llama", peer.rates(prompt, case.decode))
-        row = {"model": case.name, "threads": threads, "kernel": ours.kernel}
-        row["llama_instructions"] = peer.instructions if peer else llama_cpp.ABSENT
-        for i, stage in enumerate(("prefill", "decode")):
-            llama = best["llama"][i] if peer else None
-            row |= {stage: round(best["ours"][i], 1), f"llama_{stage}": llama and round(llama, 1)}
-            row |= {f"{stage}_ratio": llama and round(best["ours"][i] / llama, 2)}
-            row |= {f"{stage}_bound": round(best["bound"][i], 1)}
-        rows.append(row)
-    return {"rows": rows}
+    context = case.prompt + case.decode + 8
+    ours, peer = load(case.path, threads=threads, context_tokens=context), None
+    prompt = _prompt(ours.model.vocabulary, case.prompt)
+    if llama_cpp.available():
+        peer = llama_cpp.LlamaCpp(Path(case.path), threads=threads, context=context)
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(case.rounds):
+        _note(best, "bound", _bounds(case.path, ours, threads))
+        _note(best, "ours", _own_rates(ours, prompt, case.decode))
+        if peer is not None:
+            _note(best, "llama", peer.rates(prompt, case.decode))
+    row = {"model": case.name, "threads": threads, "kernel": ours.kernel}
+    row["llama_instructions"] = peer.instructions if peer else llama_cpp.ABSENT
+    for i, stage in enumerate(("prefill", "decode")):
+        llama = best["llama"][i] if peer else None
+        row |= {stage: round(best["ours"][i], 1), f"llama_{stage}": llama and round(llama, 1)}
+        row |= {f"{stage}_ratio": llama and round(best["ours"][i] / llama, 2)}
+        row |= {f"{stage}_bound": round(best["bound"][i], 1)}
+    return row
 
 
 def _note(best: dict[str, tuple[float, float]], name: str, found: tuple[float, float]) -> None:

