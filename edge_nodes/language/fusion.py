@@ -449,8 +449,8 @@ class FusionEngine:
         chunk = handle.sequence[first : first + max(0, room)]
         if not chunk:
             return 0
-        ready = first + len(chunk) == len(handle.sequence)
-        batch.add(index, first, chunk, handle if ready else None)
+        complete = first + len(chunk) == len(handle.sequence)
+        batch.add(index, first, chunk, handle if complete else None)
         batch.held.append((slot, chunk))
         batch.prompt_rows += len(chunk)
         return len(chunk)

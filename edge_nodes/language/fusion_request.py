@@ -137,13 +137,6 @@ class Handle(Iterator[Token]):
         return self._top_entropy / self._drawn if self._drawn else 0.0
 
     @property
-    def tokens_per_s(self) -> float:
-        """Return the rate of the tokens after the first; 0 if there are none."""
-        if self.first_s is None or self.done_s is None or self.done_s <= self.first_s:
-            return 0.0
-        return (self.generated_tokens - 1) / (self.done_s - self.first_s)
-
-    @property
     def has_news(self) -> bool:
         """Return whether there are tokens to take, or none will come any more."""
         return bool(self._ready) or self.state is RequestState.DONE

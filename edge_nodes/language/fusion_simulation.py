@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,28 +42,19 @@ class Outcome:
         iterations: iterations with at least one row.
         tokens: rows of running requests, summed over the iterations.
         holes: rows computed for nobody, summed likewise.
-        moves, moved_tokens: rows moved, and tokens copied for that.
+        moves: rows moved.
         total_ms: from the first arrival to the last end.
-        latency_ms: arrival to end of each request, in order of arrival.
     """
 
     iterations: int = 0
     tokens: int = 0
     holes: int = 0
     moves: int = 0
-    moved_tokens: int = 0
     total_ms: float = 0.0
-    latency_ms: list[float] = field(default_factory=list)
-
-    @property
-    def occupancy(self) -> float:
-        """Return the running requests of a mean iteration."""
-        return self.tokens / self.iterations if self.iterations else 0.0
 
 
 @dataclass
 class _Request:
-    number: int
     length: int
     done: int = 0
 
@@ -84,8 +75,8 @@ class _Run:
             self.slots[self.arrangement.place(self.rows(), free)] = request
         return bool(free)
 
-    def advance(self, next_arrival_ms: float) -> list[_Request]:
-        """Run iterations until a request ends or arrives; return those that ended."""
+    def advance(self, next_arrival_ms: float) -> bool:
+        """Run iterations until a request ends or arrives; return whether one has ended."""
         running = [r for r in self.slots if r]
         computed = len(self.arrangement.computed(self.rows()))
         iteration_ms = self.machine.base_ms + self.machine.row_ms * computed
@@ -98,9 +89,8 @@ class _Run:
         self.outcome.holes += count * (computed - len(running))
         for r in running:
             r.done += count
-        ended = [r for r in running if r.done == r.length]
-        self.slots = [None if r in ended else r for r in self.slots]
-        return ended
+        self.slots = [None if r and r.done == r.length else r for r in self.slots]
+        return any(r.done == r.length for r in running)
 
     def move(self) -> None:
         costs = Costs(self.machine.copy_ms, self.machine.row_ms)
@@ -108,10 +98,8 @@ class _Run:
             mover = self.slots[move.source]
             assert mover is not None
             self.slots[move.target], self.slots[move.source] = mover, None
-            tokens = self.machine.prompt_tokens + mover.done
             self.outcome.moves += 1
-            self.outcome.moved_tokens += tokens
-            self.now_ms += self.machine.copy_ms * tokens
+            self.now_ms += self.machine.copy_ms * (self.machine.prompt_tokens + mover.done)
 
 
 def simulate(
@@ -134,20 +122,19 @@ def simulate(
     run = _Run(machine, arranged or Index(), slots or len(lengths))
     waiting = [(at, number) for number, at in enumerate(arrivals_ms)]
     heapq.heapify(waiting)
-    ends = [0.0] * len(lengths)
+    end_ms = 0.0
     while waiting or any(run.slots):
         if not any(run.slots):
             run.now_ms = max(run.now_ms, waiting[0][0])
         while waiting and waiting[0][0] <= run.now_ms:
-            if not run.admit(_Request(waiting[0][1], lengths[waiting[0][1]])):
+            if not run.admit(_Request(lengths[waiting[0][1]])):
                 break
             heapq.heappop(waiting)
         full = all(run.slots)
-        for request in run.advance(waiting[0][0] if waiting and not full else math.inf):
-            ends[request.number] = run.now_ms
+        if run.advance(waiting[0][0] if waiting and not full else math.inf):
+            end_ms = run.now_ms
         run.move()
-    run.outcome.total_ms = max(ends) - arrivals_ms[0]
-    run.outcome.latency_ms = [end - at for end, at in zip(ends, arrivals_ms, strict=True)]
+    run.outcome.total_ms = end_ms - arrivals_ms[0]
     return run.outcome
 
 
