@@ -4,13 +4,14 @@
 //   Product<Bits>: Acc, sums of one register of rows; dot(acc, codes, quad) adds 4 columns of each row; start(offset)
 //     and widen(acc, offset) begin and end the sums and add `offset` once, but for 8-bit codes that dot() took as
 //     signed; kNarrow, whether sums must be widened every 256 columns; kInPlace, whether codes up to 192 may be taken;
-//     keep(acc), which makes the compiler believe that the sums are used;
-//   load(p), fused(a, b, c) = a * b + c rounded once;
+//     keep(x), which makes the compiler believe that x is used and changed;
+//   fused(a, b, c) = a * b + c rounded once;
 //   kAccumulators, the registers that sums may take.
 
 constexpr int kRegisters = kTile / kFloats;  // of a tile's rows
 constexpr int kPerLine = kLanes / kFloats;   // of a line of 64 bytes
-constexpr int kAhead = 8192;                // bytes that are asked for before they are needed
+constexpr int kBlockRows = 2;                // registers of rows of a block, which share an activation
+constexpr int kAhead = 8192;                 // bytes that are asked for before they are needed
 constexpr int kCodeBytes = 256 * 1024;       // of codes that are multiplied with all tokens in turn
 
 typedef int32_t IntVecAny __attribute__((vector_size(4 * kFloats), may_alias));
@@ -107,11 +108,11 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
 // Registers of rows for a block of some tokens: all of a tile for one token, so that the weights are one stream.
 constexpr int block_rows(int tokens, int sums) {
   int rows = kRegisters;
-  while (rows > kLeastRows && rows * tokens * sums > kAccumulators) rows /= 2;
+  while (rows > kBlockRows && rows * tokens * sums > kAccumulators) rows /= 2;
   return rows;
 }
-constexpr int kGroupedTokens = kAccumulators / (2 * kLeastRows);  // int32 and float sums
-constexpr int kTernaryTokens = kAccumulators / kTernaryRows;
+constexpr int kGroupedTokens = kAccumulators / (2 * kBlockRows);  // int32 and float sums
+constexpr int kTernaryTokens = kAccumulators / kBlockRows;
 
 template <int Bits, bool Min, int T>
 static void grouped_rows(const GroupedTile& w, const Activations& x, int t, float* y, int y_stride, bool add) {
@@ -218,7 +219,7 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
 template <bool Uniform, int T>
 static void ternary_rows(const Matrix& w, int tile, const TokenActivations& x, int t, float* y, int y_stride,
                          bool add) {
-  constexpr int kRows = T == 1 ? kRegisters < 4 ? kRegisters : 4 : kTernaryRows;  // one token: one stream of weights
+  constexpr int kRows = T == 1 ? kRegisters < 4 ? kRegisters : 4 : kBlockRows;  // one token: one stream of weights
   for (int r = 0; r < kRegisters; r += kRows) ternary_block<Uniform, T, kRows>(w, tile, r, x, t, y, y_stride, add);
 }
 
@@ -322,7 +323,7 @@ static long product_peak(long steps) {
   for (long i = 0; i < steps; ++i) {
 #pragma GCC unroll 24
     for (int j = 0; j < kAccumulators; ++j) {
-      asm volatile("" : "+" EDGE_REGISTER(quad));  // the compiler must not see that nothing changes
+      P::keep(quad);  // the compiler must not see that nothing changes
       acc[j] = P::dot(acc[j], codes, quad);
       P::keep(acc[j]);
     }

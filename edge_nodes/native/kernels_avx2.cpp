@@ -43,6 +43,7 @@ struct Product {
     const __m256i wide = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
     return (IntVec)_mm256_add_epi32(wide, _mm256_set1_epi32(offset));
   }
+  EDGE_INLINE void keep(IntVec& v) { asm volatile("" : "+x"(v)); }
   EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+x"(acc)); }
 };
 
@@ -64,9 +65,7 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 }
 
 constexpr int kAccumulators = 12;
-constexpr int kLeastRows = 1, kTernaryRows = 2;  // registers of rows of a block
 
-#define EDGE_REGISTER "x"
 #include "dot_ops.h"
 
 EDGE_INLINE __m256i load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }

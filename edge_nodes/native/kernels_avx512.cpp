@@ -51,9 +51,7 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 }
 
 constexpr int kAccumulators = 24;
-constexpr int kLeastRows = 2, kTernaryRows = 2;  // registers of rows of a block
 
-#define EDGE_REGISTER "v"
 #include "dot_ops.h"
 
 EDGE_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }

@@ -45,9 +45,7 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 }
 
 constexpr int kAccumulators = 12;
-constexpr int kLeastRows = 1, kTernaryRows = 2;
 
-#define EDGE_REGISTER "x"
 #include "dot_ops.h"
 
 }  // namespace

@@ -35,6 +35,7 @@ struct Product {
   EDGE_INLINE IntVec widen(const Acc& acc, int offset) {
     return (IntVec)vpaddq_s32(vpaddlq_s16(acc.low), vpaddlq_s16(acc.high)) + offset;
   }
+  EDGE_INLINE void keep(IntVec& v) { asm volatile("" : "+w"(v)); }
   EDGE_INLINE void keep(Acc& acc) { asm volatile("" : "+w"(acc.low), "+w"(acc.high)); }
 };
 

@@ -11,5 +11,3 @@ EDGE_INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
 }
 
 constexpr int kAccumulators = 24;
-constexpr int kLeastRows = 2, kTernaryRows = 2;  // registers of rows of a block
-#define EDGE_REGISTER "w"
