@@ -66,6 +66,8 @@ setup(
         "torch>=2.4",
         "safetensors>=0.5",
         "silero-vad>=6.2,<7",
+        "rapidfuzz>=3.9,<4",
+        "symspellpy>=6.7,<7",
         "gguf>=0.17",
         "tokenizers>=0.21",
         "jinja2>=3.1",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edge_nodes.speech.config import ExitConfig, MicrophoneConfig, ReferenceConfig, SpeechConfig, VadConfig
+from edge_nodes.speech.config import ExitConfig, MicrophoneConfig, ReferenceConfig, SpeechConfig, VadConfig, WordsConfig
 from edge_nodes.speech.errors import SpeechError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "SpeechEvent",
     "SpeechModel",
     "VadConfig",
+    "WordsConfig",
     "log_mel",
 ]
 _LAZY = {

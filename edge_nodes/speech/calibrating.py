@@ -63,7 +63,7 @@ def crossed(heard: Sequence[Heard]) -> dict[str, Any]:
 
 def _errors(heard: Sequence[Heard]) -> tuple[NDArray[np.int64], int]:
     """Return the word errors of each clip at each exit, (clips, exits), and the number of words."""
-    errors = [[edit_distance(h.said, reading.text.split()) for reading in h.readings] for h in heard]
+    errors = [[edit_distance(h.said, h.text(i).split()) for i in range(len(h.readings))] for h in heard]
     return np.array(errors, np.int64), sum(len(h.said) for h in heard)
 
 

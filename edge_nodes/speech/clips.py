@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.features import RATE_HZ
@@ -98,7 +97,11 @@ def read(stem: Path, record: dict[str, Any]) -> NDArray[np.float32]:
     """Return the samples of one record at 16 kHz, (n,) float32."""
     begin, count = record["start"], record["n"]
     samples, rate = soundfile.read(_audio(_stem(stem)), start=begin, frames=count, dtype="float32")
-    return np.asarray(samples if rate == RATE_HZ else resample_poly(samples, RATE_HZ, rate), np.float32)
+    if rate != RATE_HZ:
+        from scipy.signal import resample_poly  # 60 MB of memory
+
+        samples = resample_poly(samples, RATE_HZ, rate)
+    return np.asarray(samples, np.float32)
 
 
 def trained_on(stem: Path) -> bool:

@@ -76,6 +76,16 @@ class VadConfig:
 
 
 @dataclass(frozen=True)
+class WordsConfig:
+    """How words are spelled."""
+
+    correct: bool = parameter(True, "Spell words that are not in the English lexicon like one that is", fixed=True)
+    own: str = parameter(
+        "", "More words that exist, separated by spaces: names, places, things the robot is asked for", fixed=True
+    )
+
+
+@dataclass(frozen=True)
 class ReferenceConfig:
     """What the file of a reference: model does not tell."""
 
@@ -100,6 +110,7 @@ class SpeechConfig:
     beside: bool = parameter(True, "Run the parallel layers on `threads` more cores, if there are", fixed=True)
     exit: ExitConfig = group(ExitConfig)
     vad: VadConfig = group(VadConfig)
+    words: WordsConfig = group(WordsConfig)
     partial_interval_ms: int = parameter(
         300, "Longest time between two partial texts; 0 turns them off", unit="ms", minimum=0, maximum=10000
     )

@@ -78,6 +78,7 @@ class Heard(NamedTuple):
         seconds: from audio to each exit's text.
         operations: see `operations`.
         audio_s: length of the clip.
+        spelled: text of each exit with its words spelled right; empty: that of the readings.
     """
 
     said: list[str]
@@ -85,6 +86,11 @@ class Heard(NamedTuple):
     seconds: list[float]
     operations: list[float]
     audio_s: float
+    spelled: Sequence[str] = ()
+
+    def text(self, exit_index: int) -> str:
+        """Return the text of an exit, spelled right if that is known."""
+        return self.spelled[exit_index] if self.spelled else self.readings[exit_index].text
 
 
 def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
@@ -92,18 +98,16 @@ def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
     found = []
     for clip in items:
         readings: list[Reading] = []
+        spelled: list[str] = []
         seconds: list[float] = []
         audio = np.pad(clip.samples, _PAD)
         start = time.perf_counter()
-
-        def go_on(_: int, reading: Reading, begin: float = start, out: Any = (readings, seconds)) -> bool:
-            out[0].append(reading)
-            out[1].append(time.perf_counter() - begin)
-            return False
-
-        model.recognise(audio, go_on)
+        for reading, text in model.each_exit(audio):
+            readings.append(reading)
+            spelled.append(text)
+            seconds.append(time.perf_counter() - start)
         cost = operations(model.encoder.shape, len(audio))
-        found.append(Heard(clip.text.split(), readings, seconds, cost, len(clip.samples) / RATE_HZ))
+        found.append(Heard(clip.text.split(), readings, seconds, cost, len(clip.samples) / RATE_HZ, spelled))
     return found
 
 
@@ -164,14 +168,16 @@ def under(
         waited_s: age of the node's queue, s.
 
     Returns:
-        wer (%), layers (mean), gflop and seconds per second of audio, and the share of audio ending at each exit.
+        wer (%), the same with words as they were heard, layers (mean), gflop and seconds per second of audio, and
+        the share of audio ending at each exit.
     """
     known, costs = calibration or Calibration(), measured(heard)
     chosen = [(h, leaves_at(h, config, known, costs, waited_s)) for h in heard]
     audio = sum(h.audio_s for h in heard)
     ends = [sum(h.audio_s for h, c in chosen if c == i) for i in range(len(heard[0].readings))]
     return {
-        "wer": word_error_rate([h.said for h in heard], [h.readings[c].text for h, c in chosen]),
+        "wer": word_error_rate([h.said for h in heard], [h.text(c) for h, c in chosen]),
+        "wer_as_heard": word_error_rate([h.said for h in heard], [h.readings[c].text for h, c in chosen]),
         "layers": round(float(np.mean([c for _, c in chosen])) + 1, 2),
         "gflop_per_s": round(sum(h.operations[c] for h, c in chosen) / audio / 1e9, 3),
         "seconds_per_s": round(sum(h.seconds[c] for h, c in chosen) / audio, 4),

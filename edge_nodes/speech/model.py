@@ -26,6 +26,7 @@ from edge_nodes.speech.encoder import FRAME_MS, Encoder, Shape
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, Reading, read
 from edge_nodes.speech.features import HOP, RATE_HZ, log_mel
+from edge_nodes.speech.lexicon import Lexicon
 
 FORMAT = 1
 _SHORTEST = 4 * HOP
@@ -40,7 +41,7 @@ class Hypothesis:
         confidence: 0..1, see `exits.read`.
         layer: encoder layer it was read from, from 1.
         layers: layers of the model.
-        cost: features_ms, encoder_ms, layers, and audio_ms for comparison.
+        cost: features_ms, encoder_ms, spelling_ms, layers, and audio_ms for comparison.
         spans: when each word begins and ends, s from the first sample; None if the model does not tell.
     """
 
@@ -97,6 +98,18 @@ class ExitModel(ABC):
     def _read(self, log_probs: NDArray[np.float32]) -> Reading:
         """Return what one exit says, given (T', symbols)."""
 
+    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> str:
+        """Return the text with its words spelled right."""
+        return reading.text
+
+    @torch.inference_mode()
+    def each_exit(self, samples: NDArray[np.float32]) -> Iterator[tuple[Reading, str]]:
+        """Yield what each exit says, and that spelled right; a layer is computed when its exit is asked for."""
+        for log_probs in self._outputs(self._features(samples).to(self._device)):
+            frames = log_probs[0].cpu().numpy()
+            reading = self._read(frames)
+            yield reading, self._spell(reading, frames)
+
     @torch.inference_mode()
     def recognise(self, samples: NDArray[np.float32], leave: Leave) -> Hypothesis:
         """Return the words of an utterance.
@@ -112,23 +125,22 @@ class ExitModel(ABC):
         middle = time.perf_counter()
         spent: list[float] = []
         for layer, log_probs in zip(self.exits, self._outputs(mel.to(self._device)), strict=False):
-            reading = self._read(log_probs[0].cpu().numpy())
+            frames = log_probs[0].cpu().numpy()
+            reading = self._read(frames)
             spent.append(time.perf_counter() - start)
             if leave(layer, reading):
                 break
         end = time.perf_counter()
         self.costs.add(spent, len(samples) / RATE_HZ)
+        text = self._spell(reading, frames)
         cost = {
             "features_ms": round(1e3 * (middle - start), 2),
             "encoder_ms": round(1e3 * (end - middle), 2),
+            "spelling_ms": round(1e3 * (time.perf_counter() - end), 2),
             "audio_ms": round(1e3 * len(samples) / RATE_HZ, 1),
             "layers": layer,
         }
-        spans = None
-        if reading.spans is not None:
-            frame_s = 1e-3 * FRAME_MS
-            spans = [(first * frame_s, (last + 1) * frame_s) for first, last in reading.spans]
-        return Hypothesis(reading.text, reading.confidence, layer, self.layers, cost, spans)
+        return Hypothesis(text, reading.confidence, layer, self.layers, cost, _seconds(reading.spans))
 
 
 class SpeechModel(ExitModel):
@@ -138,6 +150,7 @@ class SpeechModel(ExitModel):
         name: see `models.find`.
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads of each call.
+        lexicon: spells the words right; None leaves them as they were heard.
         beside: run the parallel layers on as many cores beside those, if there are, or on a second stream.
 
     Raises:
@@ -145,10 +158,19 @@ class SpeechModel(ExitModel):
         SpeechError: there is no such device (NO_DEVICE).
     """
 
-    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1, beside: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        lexicon: Lexicon | None = None,
+        beside: bool = True,
+    ) -> None:
         super().__init__(device, threads)
         found = models.find(name)
         self.name = str(found.manifest.get("name", name))
+        self._lexicon = lexicon
         if "sha256" in found.manifest:
             self.calibration = calibration.load(found.path.parent, found.manifest["sha256"])
         self._encoder = _load(found).to(self._device).eval().requires_grad_(False)
@@ -179,6 +201,16 @@ class SpeechModel(ExitModel):
 
     def _read(self, log_probs: NDArray[np.float32]) -> Reading:
         return read(log_probs)
+
+    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> str:
+        if self._lexicon is None or reading.spans is None:
+            return reading.text
+        return " ".join(self._lexicon.spell(reading.text.split(), reading.spans, log_probs))
+
+
+def _seconds(spans: Sequence[tuple[int, int]] | None) -> list[tuple[float, float]] | None:
+    frame_s = 1e-3 * FRAME_MS
+    return None if spans is None else [(first * frame_s, (last + 1) * frame_s) for first, last in spans]
 
 
 def _load(found: models.ModelFile) -> Encoder:

@@ -14,6 +14,7 @@ from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Circumstances, policy
 from edge_nodes.speech.features import RATE_HZ
+from edge_nodes.speech.lexicon import Lexicon
 from edge_nodes.speech.model import ExitModel, Hypothesis, SpeechModel
 from edge_nodes.speech.partials import Partials
 from edge_nodes.speech.vad import CHUNK, Segmenter, SileroVad
@@ -114,7 +115,10 @@ def load_model(config: SpeechConfig) -> ExitModel:
             device=config.device,
             threads=config.threads,
         )
-    return SpeechModel(config.model, device=config.device, threads=config.threads, beside=config.beside)
+    lexicon = Lexicon(config.words.own.split()) if config.words.correct else None
+    return SpeechModel(
+        config.model, device=config.device, threads=config.threads, lexicon=lexicon, beside=config.beside
+    )
 
 
 class Recognizer:
