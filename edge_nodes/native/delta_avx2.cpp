@@ -49,6 +49,17 @@ EDGE_INLINE const int8_t* expand(uint64_t mask, const int8_t* codes, int8_t* out
 
 EDGE_INLINE __m256i half(const int8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 
+EDGE_INLINE uint64_t compress(const int8_t* line, int8_t* codes) {
+  uint64_t mask = 0;
+  for (int part = 0; part < 2; ++part) {
+    const __m256i none = _mm256_cmpeq_epi8(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + 32 * part)), _mm256_setzero_si256());
+    mask |= uint64_t(~uint32_t(_mm256_movemask_epi8(none))) << 32 * part;
+  }
+  for (uint64_t rest = mask; rest; rest &= rest - 1) *codes++ = line[__builtin_ctzll(rest)];
+  return mask;
+}
+
 // |x| times q with the sign of x: a pair of products fits in int16 (2 * 127 * 127).
 EDGE_INLINE __m256i dot(__m256i acc, __m256i x, __m256i magnitude, uint32_t q) {
   const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(_mm256_set1_epi32(int(q)), x));

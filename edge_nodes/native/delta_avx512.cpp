@@ -48,6 +48,13 @@ EDGE_INLINE const int8_t* expand(uint64_t mask, const int8_t* codes, int8_t* out
   return next + __builtin_popcount(second);
 }
 
+EDGE_INLINE uint64_t compress(const int8_t* in, int8_t* codes) {
+  const __m512i x = _mm512_loadu_si512(in);
+  const uint64_t mask = _mm512_test_epi8_mask(x, x);
+  _mm512_storeu_si512(codes, _mm512_maskz_compress_epi8(mask, x));
+  return mask;
+}
+
 // Query bytes are unsigned: their zero times the sum of the changes is taken off at the end.
 template <int Rows, int Tiles, bool Fine>
 EDGE_INLINE void products(const int8_t* lines, int quads, const uint32_t* const* codes, const uint32_t* const* low,

@@ -61,7 +61,7 @@ DeltaCache::DeltaCache(const CacheShape& shape, const Kernels& kernels, const De
     h.starts.assign(1, 0);
     h.codes.assign(kCodePad, 0);
     h.reference.assign(size_t(shape.head_dim), 0);
-    h.open.assign(size_t(kKeyBlock) * shape.head_dim, 0);
+    h.open.assign(size_t(kKeyBlock) * shape.head_dim, int8_t(0));
     h.sink.assign(size_t(round_up(sink_, kKeyBlock)) * shape.head_dim, 0);
   }
   values_.resize(value_at(0, shape.slots, 0));
@@ -92,94 +92,97 @@ void DeltaCache::code(Head& h, const float* theta, const float* step, const floa
   int32_t change[kWidest];
   const bool full = h.length % kRefresh == 0;
   if (full) std::fill(h.reference.begin(), h.reference.end(), 0);
-  const int32_t* reference = h.reference.data();
-  for (int c = 0; c < shape_.head_dim; ++c) {
-    const float exact = key[c] / step[c];
-    const int32_t code = int32_t(exact + (exact < 0.0f ? -0.5f : 0.5f));
-    const bool far = std::fabs(key[c] - float(reference[c]) * step[c]) > theta[c];
-    change[c] = full || far ? code - reference[c] : 0;
-  }
-  append(h, change);
+  append(h, change, delta_.code_key(key, theta, step, shape_.head_dim, full, h.reference.data(), change));
 }
 
-void DeltaCache::append(Head& h, const int32_t* change) const {
-  const int dim = shape_.head_dim, lane = h.length % kKeyBlock;
+// Makes the next key what `target` is, in steps.
+void DeltaCache::follow(Head& h, const int32_t* target) const {
+  int32_t change[kWidest];
   int zeros = 0;
-  for (int c = 0; c < dim; ++c) {
-    h.open[size_t(lane) * dim + c] = change[c];
-    h.reference[size_t(c)] += change[c];
+  if (h.length % kRefresh == 0) std::fill(h.reference.begin(), h.reference.end(), 0);
+  for (int c = 0; c < shape_.head_dim; ++c) {
+    change[c] = target[c] - h.reference[size_t(c)];
     zeros += change[c] == 0;
+    h.reference[size_t(c)] = target[c];
+  }
+  append(h, change, zeros);
+}
+
+// Takes the changes of the next key; the reference has followed already.
+void DeltaCache::append(Head& h, const int32_t* change, int zeros) const {
+  const int lane = h.length % kKeyBlock, tile = h.length / kKeyBlock;
+  int8_t* open = h.open.data() + 4 * lane;
+  for (int c = 0; c < shape_.head_dim; ++c) {
+    const int32_t code = std::min(kLargestCode, std::max(-kLargestCode, change[c]));
+    open[c / 4 * 64 + c % 4] = int8_t(code);
+    if (code != change[c]) h.escapes.push_back({tile, int16_t(lane), int16_t(c), change[c] - code});
   }
   h.open_zeros[lane + 1] = h.open_zeros[lane] + zeros;
   if (++h.length % kKeyBlock) return;
-  pack(h, kKeyBlock);
+  pack(h);
+  std::fill(h.open.begin(), h.open.end(), int8_t(0));
   h.starts.push_back(uint32_t(h.codes.size()) - kCodePad);
 }
 
-// Writes the first `keys` of `open` behind the whole tiles.
-void DeltaCache::pack(Head& h, int keys) const {
-  const int dim = shape_.head_dim, tile = int(h.starts.size()) - 1;
-  grow(h.masks, size_t(tile + 1) * quads_);
-  while (!h.escapes.empty() && h.escapes.back().tile == tile) h.escapes.pop_back();
+// Writes `open` behind the whole tiles.
+void DeltaCache::pack(Head& h) const {
+  const size_t tile = h.starts.size() - 1;
   int8_t codes[kKeyBlock * kWidest];
-  int8_t* next = codes;
-  for (int q = 0; q < quads_; ++q) {
-    uint64_t mask = 0;
-    for (int i = 0; i < keys * 4; ++i) {
-      const int channel = 4 * q + i % 4;
-      const int32_t change = h.open[size_t(i / 4) * dim + channel];
-      if (!change) continue;
-      const int32_t code = std::min(kLargestCode, std::max(-kLargestCode, change));
-      mask |= uint64_t(1) << i;
-      *next++ = int8_t(code);
-      if (code != change) h.escapes.push_back({tile, int16_t(i / 4), int16_t(channel), change - code});
-    }
-    h.masks[size_t(tile) * quads_ + q] = mask;
-  }
-  const size_t size = size_t(next - codes);
+  grow(h.masks, (tile + 1) * size_t(quads_));
+  const size_t size = size_t(delta_.pack_tile(h.open.data(), quads_, h.masks.data() + tile * size_t(quads_), codes));
   grow(h.codes, h.starts.back() + size + kCodePad);
   std::memcpy(h.codes.data() + h.starts.back(), codes, size);
 }
 
-// Changes of a whole tile, [16 keys][channel].
+// Changes of a tile, [16 keys][channel].
 void DeltaCache::unpack(const Head& h, int tile, int32_t* changes) const {
   const int dim = shape_.head_dim;
   std::fill(changes, changes + kKeyBlock * dim, 0);
-  const int8_t* next = h.codes.data() + h.starts[size_t(tile)];
-  for (int q = 0; q < quads_; ++q)
-    for (uint64_t mask = h.masks[size_t(tile) * quads_ + q]; mask; mask &= mask - 1) {
-      const int i = __builtin_ctzll(mask);
-      changes[i / 4 * dim + 4 * q + i % 4] = *next++;
-    }
+  if (tile == int(h.starts.size()) - 1) {
+    for (int i = 0; i < kKeyBlock * dim; ++i) changes[i % 64 / 4 * dim + i / 64 * 4 + i % 4] = h.open[size_t(i)];
+  } else {
+    const int8_t* next = h.codes.data() + h.starts[size_t(tile)];
+    for (int q = 0; q < quads_; ++q)
+      for (uint64_t mask = h.masks[size_t(tile) * quads_ + q]; mask; mask &= mask - 1) {
+        const int i = __builtin_ctzll(mask);
+        changes[i / 4 * dim + 4 * q + i % 4] = *next++;
+      }
+  }
   for (const Escape& e : h.escapes)
     if (e.tile == tile) changes[e.key * dim + e.channel] += e.extra;
+}
+
+// Calls f(position, its key in steps) for positions [begin, end).
+template <typename F>
+void DeltaCache::each_key(const Head& h, int begin, int end, F&& f) const {
+  const int dim = shape_.head_dim;
+  std::vector<int32_t> changes(size_t(kKeyBlock) * dim), sums(static_cast<size_t>(dim));
+  for (int p = begin / kRefresh * kRefresh; p < end; ++p) {
+    if (p % kRefresh == 0) std::fill(sums.begin(), sums.end(), 0);
+    if (p % kKeyBlock == 0) unpack(h, p / kKeyBlock, changes.data());
+    for (int c = 0; c < dim; ++c) sums[size_t(c)] += changes[size_t(p % kKeyBlock) * dim + c];
+    if (p >= begin) f(p, sums.data());
+  }
 }
 
 void DeltaCache::truncate(Head& h, int length) const {
   h.exact_end = std::min(h.exact_end, length);
   if (h.exact_end <= h.exact_valid) h.exact_begin = h.exact_end = h.exact_valid = 0;
   if (length >= h.length) return;
-  const int tile = length / kKeyBlock, dim = shape_.head_dim;
-  std::vector<int32_t> changes(size_t(kKeyBlock) * dim);
-  std::fill(h.reference.begin(), h.reference.end(), 0);
+  const int tile = length / kKeyBlock, dim = shape_.head_dim, begin = tile * kKeyBlock;
+  // The keys of the tile that is cut, with the one before: what they add up to does not change.
   std::vector<int32_t> kept;
-  for (int t = tile / kRefreshTiles * kRefreshTiles; t * kKeyBlock < length; ++t) {
-    const int keys = std::min(kKeyBlock, length - t * kKeyBlock);
-    if (t < int(h.starts.size()) - 1)
-      unpack(h, t, changes.data());
-    else
-      changes = h.open;
-    for (int i = 0; i < keys && t < tile; ++i)
-      for (int c = 0; c < dim; ++c) h.reference[size_t(c)] += changes[size_t(i) * dim + c];
-    if (t == tile) kept.assign(changes.begin(), changes.begin() + ptrdiff_t(keys) * dim);
-  }
+  each_key(h, std::max(begin - 1, 0), length, [&](int, const int32_t* key) { kept.insert(kept.end(), key, key + dim); });
   h.starts.resize(size_t(tile) + 1);
   h.masks.resize(size_t(tile) * quads_);
   h.codes.resize(h.starts.back() + size_t(kCodePad));
   while (!h.escapes.empty() && h.escapes.back().tile >= tile) h.escapes.pop_back();
-  h.length = tile * kKeyBlock;
-  if (h.length % kRefresh == 0) std::fill(h.reference.begin(), h.reference.end(), 0);
-  for (size_t at = 0; at < kept.size(); at += size_t(dim)) append(h, kept.data() + at);
+  std::fill(h.open.begin(), h.open.end(), int8_t(0));
+  std::fill(h.reference.begin(), h.reference.end(), 0);
+  h.length = begin;
+  size_t at = 0;
+  if (begin > 0) std::copy_n(kept.data(), dim, h.reference.data()), at = size_t(dim);
+  for (; at < kept.size(); at += size_t(dim)) follow(h, kept.data() + at);
 }
 
 void DeltaCache::truncate(int slot, int length) {
@@ -254,7 +257,7 @@ void DeltaCache::write(int layer, int slot, int index, int first, int count, con
     this->count(h, s, p);
     coded = std::max(coded, coded_until(h, s, p));
   }
-  if (coded > block_start(h.length)) pack(h, h.length % kKeyBlock);
+  if (coded > block_start(h.length)) pack(h);
 }
 
 void DeltaCache::attend(const Query& query) const {
@@ -312,7 +315,6 @@ void DeltaCache::attend(const Query& query) const {
 void DeltaCache::copy(int from, int to, int begin, int end) {
   if (begin >= end || from == to) return;
   const int dim = shape_.head_dim;
-  std::vector<int32_t> changes(size_t(kKeyBlock) * dim), absolute(static_cast<size_t>(dim)), change(absolute);
   std::vector<uint16_t> key(static_cast<size_t>(dim));
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int i = 0; i < shape_.kv_heads; ++i) {
@@ -324,21 +326,8 @@ void DeltaCache::copy(int from, int to, int begin, int end) {
       std::memcpy(values_.data() + value_at(layer, to, i) + size_t(begin) * dim,
                   values_.data() + value_at(layer, from, i) + size_t(begin) * dim,
                   size_t(end - begin) * dim * sizeof(uint16_t));
-      for (int p = begin / kRefresh * kRefresh; p < end; ++p) {
-        if (p % kRefresh == 0) std::fill(absolute.begin(), absolute.end(), 0);
-        if (p % kKeyBlock == 0) {
-          if (p / kKeyBlock < int(source.starts.size()) - 1)
-            unpack(source, p / kKeyBlock, changes.data());
-          else
-            changes = source.open;
-        }
-        for (int c = 0; c < dim; ++c) absolute[size_t(c)] += changes[size_t(p % kKeyBlock) * dim + c];
-        if (p < begin) continue;
-        if (p % kRefresh == 0) std::fill(target.reference.begin(), target.reference.end(), 0);
-        for (int c = 0; c < dim; ++c) change[size_t(c)] = absolute[size_t(c)] - target.reference[size_t(c)];
-        append(target, change.data());
-      }
-      if (target.length % kKeyBlock) pack(target, target.length % kKeyBlock);
+      each_key(source, begin, end, [&](int, const int32_t* key) { follow(target, key); });
+      if (target.length % kKeyBlock) pack(target);
       const int first = std::max(begin, source.exact_valid), stop = std::min(end, source.exact_end);
       if (first < stop) reserve_exact(target, first, stop, 0);
       for (int p = first; p < stop; ++p) {
@@ -380,7 +369,7 @@ size_t DeltaCache::key_bytes(int slot) const {
       const Head& h = head(layer, slot, i);
       const int exact = h.exact_end > h.exact_begin ? round_up(h.exact_end - h.exact_begin, kKeyBlock) : 0;
       total += h.masks.size() * sizeof(uint64_t) + h.starts.size() * sizeof(uint32_t) + h.codes.size() +
-               h.escapes.size() * sizeof(Escape) + (h.reference.size() + h.open.size()) * sizeof(int32_t) +
+               h.escapes.size() * sizeof(Escape) + h.reference.size() * sizeof(int32_t) + h.open.size() +
                (size_t(exact) * shape_.head_dim + h.sink.size()) * sizeof(uint16_t);
     }
   return total;
@@ -390,20 +379,9 @@ std::vector<float> DeltaCache::propagated(int layer, int slot, int index) const 
   const Head& h = head(layer, slot, index);
   const int dim = shape_.head_dim;
   std::vector<float> out;
-  std::vector<int32_t> changes(size_t(kKeyBlock) * dim), sums(static_cast<size_t>(dim), 0);
-  for (int p = 0; p < h.length; ++p) {
-    if (p % kRefresh == 0) std::fill(sums.begin(), sums.end(), 0);
-    if (p % kKeyBlock == 0) {
-      if (p / kKeyBlock < int(h.starts.size()) - 1)
-        unpack(h, p / kKeyBlock, changes.data());
-      else
-        changes = h.open;
-    }
-    for (int c = 0; c < dim; ++c) {
-      sums[size_t(c)] += changes[size_t(p % kKeyBlock) * dim + c];
-      out.push_back(float(sums[size_t(c)]) * step(layer, index)[c]);
-    }
-  }
+  each_key(h, 0, h.length, [&](int, const int32_t* key) {
+    for (int c = 0; c < dim; ++c) out.push_back(float(key[c]) * step(layer, index)[c]);
+  });
   return out;
 }
 
@@ -411,7 +389,7 @@ size_t DeltaCache::bytes() const {
   size_t total = values_.bytes() + theta_.bytes() + step_.bytes();
   for (const Head& h : heads_)
     total += h.masks.capacity() * sizeof(uint64_t) + h.starts.capacity() * sizeof(uint32_t) + h.codes.capacity() +
-             h.escapes.capacity() * sizeof(Escape) + (h.reference.size() + h.open.size()) * sizeof(int32_t) +
+             h.escapes.capacity() * sizeof(Escape) + h.reference.size() * sizeof(int32_t) + h.open.size() +
              (h.exact.capacity() + h.sink.size()) * sizeof(uint16_t);
   return total;
 }

@@ -52,7 +52,8 @@ class DeltaCache : public Cache {
     std::vector<uint32_t> starts;  // of each tile's codes, and one for the next
     std::vector<int8_t> codes;     // and kCodePad more
     std::vector<Escape> escapes;
-    std::vector<int32_t> reference, open;  // [channel]; [16 keys][channel]: changes of the tile that is not full
+    std::vector<int32_t> reference;        // [channel]: what the changes add up to
+    std::vector<int8_t> open;              // [quad][16 keys][4 channels]: codes of the tile that is not full
     int open_zeros[kKeyBlock + 1] = {};    // zeros in the first keys of `open`
     int exact_begin = 0, exact_end = 0;    // positions of `exact`; begin is the first of a block
     int exact_valid = 0;                   // first position that `exact` really has
@@ -78,9 +79,12 @@ class DeltaCache : public Cache {
   int coded_until(const Head& h, const Slot& slot, int position) const;
   int ring(int position) const;
   void code(Head& h, const float* theta, const float* step, const float* key) const;
-  void append(Head& h, const int32_t* change) const;
-  void pack(Head& h, int keys) const;
+  void append(Head& h, const int32_t* change, int zeros) const;
+  void follow(Head& h, const int32_t* target) const;
+  void pack(Head& h) const;
   void unpack(const Head& h, int tile, int32_t* changes) const;
+  template <typename F>
+  void each_key(const Head& h, int begin, int end, F&& f) const;
   void truncate(Head& h, int length) const;
   void reserve_exact(Head& h, int first, int end, int keep) const;
   void put_exact(Head& h, int position, const uint16_t* key) const;

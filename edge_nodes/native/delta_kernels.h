@@ -47,6 +47,13 @@ struct CodedQueries {
 struct DeltaKernels {
   const char* name;
   int code_zero, fine_zero;  // byte that stands for a query's code 0
+  // What has to change of `reference` (in steps) to follow a key: nothing within theta, unless `full`. The reference
+  // follows. Returns how many changes are zero.
+  int (*code_key)(const float* key, const float* theta, const float* step, int dim, bool full, int32_t* reference,
+                  int32_t* change);
+  // Masks and packed codes of a tile [quad][16 keys][4 channels]; `codes` has room for 64 bytes a quad. Returns the
+  // number of codes.
+  int (*pack_tile)(const int8_t* lines, int quads, uint64_t* masks, int8_t* codes);
   // Codes `rows` of `queries` from floats, each channel times `step` (if any) first.
   void (*code_queries)(const Attention& a, const float* step, const CodedQueries& queries);
   // Scores of keys [first, until[row]) by running sums of the products with the changes.

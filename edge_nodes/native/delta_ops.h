@@ -1,11 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of coded keys, written once; each delta_*.cpp includes this after float_ops.h in a namespace of its own, and
-// defines before: kCodeZero, kFineZero; expand(mask, codes, line), which returns the next codes; running_sums(x, scale,
-// base); products<Rows, Tiles, Fine>(lines, quads, codes, low, out): out[row][16 * tile + key] = sum of code * change.
+// defines before: kCodeZero, kFineZero; expand(mask, codes, line), which returns the next codes; compress(line, codes),
+// which returns the mask; running_sums(x, scale, base); products<Rows, Tiles, Fine>(lines, quads, codes, low, out):
+// out[row][16 * tile + key] = sum of code * change.
 
 constexpr int kMostQuads = 256;  // head_dim 1024
 constexpr int kMostRows = 6;
 constexpr size_t kSecondLevel = 1 << 19;  // bytes that surely stay in the second-level cache
+
+static int code_key(const float* key, const float* theta, const float* step, int dim, bool full, int32_t* reference,
+                    int32_t* change) {
+  int zeros = 0;
+  const int32_t always = full ? -1 : 0;
+  for (int c = 0; c < dim; ++c) {
+    const float exact = key[c] / step[c], off = key[c] - float(reference[c]) * step[c];
+    const int32_t code = int32_t(exact + (exact < 0.0f ? -0.5f : 0.5f));
+    const int32_t far = (off < 0.0f ? -off : off) > theta[c] ? -1 : 0;
+    const int32_t d = (code - reference[c]) & (far | always);
+    change[c] = d;
+    reference[c] += d;
+    zeros += d == 0;
+  }
+  return zeros;
+}
+
+static int pack_tile(const int8_t* lines, int quads, uint64_t* masks, int8_t* codes) {
+  int8_t* next = codes;
+  for (int k = 0; k < quads; ++k) {
+    masks[k] = compress(lines + k * 64, next);
+    next += __builtin_popcountll(masks[k]);
+  }
+  return int(next - codes);
+}
 
 static void code_queries(const Attention& a, const float* step, const CodedQueries& x) {
   float scaled[4 * kMostQuads];
@@ -163,4 +189,4 @@ static void weigh_int8(const Attention& a, const float* value_scales, int stride
 }
 
 #define EDGE_DELTA_TABLE(label) \
-  { label, kCodeZero, kFineZero, code_queries, delta_scores, int8_scores, exact_scores, weigh, weigh_int8 }
+  { label, kCodeZero, kFineZero, code_key, pack_tile, code_queries, delta_scores, int8_scores, exact_scores, weigh, weigh_int8 }

@@ -40,6 +40,13 @@ EDGE_INLINE const int8_t* expand(uint64_t mask, const int8_t* codes, int8_t* out
 }
 #endif
 
+EDGE_INLINE uint64_t compress(const int8_t* line, int8_t* codes) {
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= uint64_t(line[i] != 0) << i;
+  for (uint64_t rest = mask; rest; rest &= rest - 1) *codes++ = line[__builtin_ctzll(rest)];
+  return mask;
+}
+
 typedef int8_t Bytes __attribute__((vector_size(8), aligned(1), may_alias));
 typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
