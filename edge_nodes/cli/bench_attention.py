@@ -21,7 +21,7 @@ CONTEXTS = (512, 1024, 2048, 4096, 8192)
 KINDS = ("f16", "i8", "delta")
 RHO, THETA = 0.9, 0.404  # 60 % zeros
 CHUNK = 64  # tokens of a step of a prompt
-ROUNDS = 15
+ROUNDS = 25
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Shape:
     walked: int
 
 
-SHAPES = (Shape("SmolLM2-135M", 3, 3, 64, 30, 30), Shape("BitNet-2B", 5, 4, 128, 30, 8))
+SHAPES = (Shape("SmolLM2-135M", 3, 3, 64, 30, 30), Shape("BitNet-2B", 5, 4, 128, 30, 5))
 
 
 def bench(console: Console, *, quick: bool, threads: int = 1, kernel: str = "auto") -> dict[str, Any]:

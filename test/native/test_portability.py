@@ -15,6 +15,10 @@ import pytest
 NATIVE = Path(__file__).resolve().parents[2] / "edge_nodes" / "native"
 MAIN = Path(__file__).parent / "portability" / "main.cpp"
 KERNELS = [*sorted(NATIVE.glob("kernels*.cpp")), NATIVE / "ternary.cpp", NATIVE / "pool.cpp", MAIN]
+DELTA = [
+    *sorted(NATIVE.glob("kernels*.cpp")),
+    *(NATIVE / f"delta_{name}.cpp" for name in ("avx2", "avx512", "portable")),
+]
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", f"-I{NATIVE}"]
 
@@ -39,8 +43,8 @@ def compile_all(compiler: list[str], sources: list[Path], folder: Path | None) -
         return list(pool.map(one, sources))
 
 
-def build(compiler: str, level: str, folder: Path) -> Path:
-    objects = compile_all([compiler, level], KERNELS, folder)
+def build(compiler: str, level: str, folder: Path, sources: list[Path] = KERNELS) -> Path:
+    objects = compile_all([compiler, level], sources, folder)
     subprocess.run([compiler, "-static", "-pthread", *objects, "-o", str(folder / "main")], check=True)
     return folder / "main"
 
@@ -77,3 +81,11 @@ def test_kernels_of_this_processor_equal_integers(tmp_path):
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
     assert done.stdout.split() == native.supported_kernels()
+
+
+def test_coded_keys_on_aarch64_equal_sums_in_double_precision(tmp_path):
+    emulator = need(EMULATOR, "qemu-user")
+    program = build(need(CROSS, "g++-aarch64-linux-gnu"), "-O1", tmp_path, [*DELTA, MAIN.with_name("delta.cpp")])
+    done = subprocess.run([emulator, str(program)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    assert set(done.stdout.split()) == {"neon"}
