@@ -16,8 +16,9 @@ from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 from edge_nodes.language import attention, load
 from edge_nodes.language.config import DeltaConfig
+from edge_nodes.language.delta_trade import trade
 from edge_nodes.language.engine import Engine
-from edge_nodes.language.evaluation import ACCURACIES, Evaluator, perplexity_of, run_task
+from edge_nodes.language.evaluation import ACCURACIES, STRIDE, Evaluator, perplexity_of, read_text, run_task
 
 THETAS = (0.4, 0.7, 1.0, 1.4)
 TEXT, READING = "wikitext2", "squad_v2"
@@ -77,6 +78,9 @@ def delta(
             with console.status(f"{setting.label} on {name}"):
                 tasks.append(_row(setting, run_task(Evaluator(engine), name, data, limit), name))
     results = {"curve": curve, "tasks": tasks, "scene": rolling_scene(engine, config, found)}
+    if not quick:
+        with console.status("other ways to leave out changes"):
+            results["ways"] = _ways(engine, data)
     about = {
         "model": engine.name, "data": data.name, "limit": limit, "quick": quick, "kernel": engine.kernel,
         "window_scale": config.window_scale, "sink": config.sink, "calibrated": found is not None,
@@ -167,6 +171,13 @@ def _scene(second: int) -> str:
         "The robot sees a wall 2.1 m to the left, a car 14.0 m ahead that stands still, a shelf 3.5 m to the right, "
         f"and a person {9.0 - second:.1f} m ahead who walks towards it at 1.0 m/s."
     )
+
+
+def _ways(engine: Engine, data: Path) -> list[dict[str, Any]]:
+    tokens = engine.tokenizer.encode(read_text(data), special=False)[:STRIDE]
+    engine.model.use_capture()
+    Evaluator(engine).logits(tokens, last=True)
+    return trade(*engine.model.captured(len(tokens)))
 
 
 def _settings(found: attention.Calibration | None, quick: bool) -> list[Setting]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_nodes.language import delta, sparsity
+from edge_nodes.language import delta, delta_trade, sparsity
 
 
 def smooth_keys(n, d, seed=0, rho=0.9):
@@ -104,3 +104,19 @@ def test_the_papers_running_figure_forgets_the_first_layers():
         np.array([0, 20]), np.array([20, 20])
     )
     assert both.share == pytest.approx(0.375)
+
+
+def test_blocks_leave_out_less_at_equal_error():
+    n, d = 200, 16
+    keys = smooth_keys(n, 2 * d).reshape(1, n, 2, d).astype(np.float32)
+    queries, values = np.random.default_rng(0).normal(size=(2, 1, n, 2, d)).astype(np.float32)
+    weights = np.ones((2, d), np.float32)
+    zeros, error = delta_trade.zeros_and_error(keys[0], weights, 0.5)
+    rows = np.stack([delta.delta_rows(keys[0, :, h], 0.5) for h in range(2)], axis=1)
+    assert zeros == pytest.approx((rows == 0).mean())
+    off = keys[0] - np.stack([delta.propagated(rows[:, h]) for h in range(2)], axis=1)
+    assert error == pytest.approx(np.square(off).mean(), rel=1e-4)
+    found = {row["way"]: row for row in delta_trade.trade(queries, keys, values, theta=0.5)}
+    assert found["single elements of keys"]["zeros"] > found["blocks of 4 channels"]["zeros"]
+    assert found["blocks of 4 channels"]["zeros"] > found["blocks of 8 channels"]["zeros"]
+    assert found["values, 8 bits"]["error_sd"] < 0.02
