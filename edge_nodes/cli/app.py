@@ -466,11 +466,12 @@ def models_convert(
     out: Annotated[Path, typer.Argument(help="Directory to write.")],
     shards: Annotated[int, typer.Option(help="Boards to cut the model for.", min=1)] = 1,
     shares: Annotated[str, typer.Option(help="Share of the work of each board, e.g. 2,1,1; equal by default.")] = "",
+    dense: Annotated[bool, typer.Option(help="Ternary weights at 1.60 bits instead of 2.00 (not in shards).")] = False,
 ) -> None:
     """Write a language model as a directory of blocks: to stream it, or to share it among boards."""
     from edge_nodes.cli import blocks
 
-    blocks.convert(Console(), model, out, shards=shards, shares=_list(shares))
+    blocks.convert(Console(), model, out, shards=shards, shares=_list(shares), dense=dense)
 
 
 @models_app.command("plan")

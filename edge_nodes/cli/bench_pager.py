@@ -160,7 +160,7 @@ def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
         path = random_model(console, SHAPES[shape]) if shape else models.find(model, verify=False).path
         with console.status(f"blocks of {path.name}"):
             folder = block_directory(str(path), lambda _: None)
-        yield Case(name, str(path), str(folder), 1 if quick else 3, 2 if quick else 3)
+        yield Case(name, str(path), str(folder), 1 if quick else 2 if shape else 3, 2)
 
 
 class _Bench:

@@ -18,7 +18,7 @@ from edge_nodes.paging.window import smallest_budget, whole_pages
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the blocks' bytes, beside the smallest budget and all
 
 
-def convert(console: Console, model: str, out: Path, *, shards: int, shares: Sequence[str]) -> None:
+def convert(console: Console, model: str, out: Path, *, shards: int, shares: Sequence[str], dense: bool) -> None:
     """Write block directories and say where.
 
     Raises:
@@ -27,7 +27,7 @@ def convert(console: Console, model: str, out: Path, *, shards: int, shares: Seq
     from edge_nodes.language.block_convert import convert as write
 
     with console.status(f"converting {model}") as status:
-        folders = write(model, out, shares=parse_shares(shards, shares), progress=status.update)
+        folders = write(model, out, shares=parse_shares(shards, shares), dense=dense, progress=status.update)
     for folder in folders:
         console.print(f"blocks: {folder}", highlight=False, soft_wrap=True)
 

@@ -26,7 +26,12 @@ PIECE_BYTES = 16 << 20  # of a head; less if the blocks are smaller
 
 
 def convert(
-    source: str | Path, out: Path, *, shares: Sequence[float] = (), progress: Progress = lambda _: None
+    source: str | Path,
+    out: Path,
+    *,
+    shares: Sequence[float] = (),
+    dense: bool = False,
+    progress: Progress = lambda _: None,
 ) -> list[Path]:
     """Write the block directory of a model; nothing is left if that fails.
 
@@ -34,6 +39,8 @@ def convert(
         source: name of an installed model, path of a GGUF file, or a block directory (to cut it into shards).
         out: directory to write; must not exist.
         shares: share of the work of each board; then `out/rank-0`, `out/rank-1`, ... are written.
+        dense: pack ternary weights of one scale at 1.60 bits instead of 2.00: fewer bytes to read, more to compute. Not
+            for shards, nor of a block directory.
         progress: called with one line of text at each step.
 
     Returns:
@@ -45,7 +52,7 @@ def convert(
     """
     if out.exists():
         raise LanguageError("the directory exists already", got=out, remedy="Name another one, or remove it.")
-    opened = _Directory(source) if blocks.is_block_directory(source) else _Gguf(source, progress)
+    opened = _Directory(source) if blocks.is_block_directory(source) else _Gguf(source, dense and not shares, progress)
     split = Shares.of(shares, opened.sizes, multiple=opened.multiple) if shares else None
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
@@ -70,8 +77,9 @@ def convert(
 class _Gguf:
     """The blocks of a GGUF file."""
 
-    def __init__(self, source: str | Path, progress: Progress) -> None:
+    def __init__(self, source: str | Path, dense: bool, progress: Progress) -> None:
         found = models.find(str(source), verify=False)
+        self._dense = dense
         self._file = GgufFile(found.path, found.manifest.get("metadata"))
         self._file.check_types()
         self.sizes = self._file.sizes()
@@ -147,7 +155,7 @@ class _Gguf:
         if (len(data), got_cols) != (rows, cols):
             raise self._file.bad("tensor of the wrong shape", f"{name} {len(data)} x {got_cols}", f"{rows} x {cols}")
         try:
-            parts: dict[str, Any] = _kernels.Matrix(kind, data, cols, scale).parts()
+            parts: dict[str, Any] = _kernels.Matrix(kind, data, cols, scale, self._dense).parts()
         except ValueError as error:
             raise self._file.bad("tensor of the wrong shape", f"{name}: {error}") from error
         if (factor := self._file.tensors.get(f"{name}.scale")) is not None:

@@ -98,5 +98,5 @@ def block_directory(path: str | Path, progress: Callable[[str], None]) -> Path:
     folder = models.cache_dir() / "blocks" / f"{found.path.stem}-{digest[:12]}"
     if not is_block_directory(folder):
         progress(f"converting {found.path.name} into {folder}")
-        convert(path, folder, progress=progress)
+        convert(path, folder, dense=True, progress=progress)
     return folder
