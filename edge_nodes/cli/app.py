@@ -407,6 +407,18 @@ def bench_pager(
     figures.write(console, as_json, result)
 
 
+@bench_app.command("boards")
+def bench_boards(as_json: Figures = None, quick: Quick = False) -> None:
+    """One model over 1, 2 and 4 boards of an emulated network: tokens, bytes, memory, ways to add up (as root)."""
+    from edge_nodes.cli import bench_boards as command
+    from edge_nodes.cli import figures
+
+    console = Console()
+    result = command.bench(console, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List shipped, installed and known models."""

@@ -39,7 +39,7 @@ class Network:
     """What was measured of the network.
 
     Attributes:
-        latency_s: largest one-way latency between rank 0 and another board.
+        latency_s: largest time in which rank 0 and another board exchange a number, with the backend's handshake.
         bytes_per_s: smallest bandwidth.
     """
 
@@ -224,8 +224,9 @@ class Link:
         latencies, rates = [0.0], [float("inf")]
         for other in range(1, self.ranks):
             if self.rank in (0, other):
-                latency = min(self._round_trip(one, other) for _ in range(PINGS)) / 2
-                taken = min(self._round_trip(block, other) for _ in range(PROBES)) / 2
+                peer = other if self.rank == 0 else 0
+                latency = min(self._exchange(one, peer) for _ in range(PINGS))
+                taken = min(self._exchange(block, peer) for _ in range(PROBES))
                 latencies.append(latency)
                 rates.append(PROBE_BYTES / max(1e-9, taken - latency))
         worst = np.array([max(latencies), min(rates)], np.float64)
@@ -236,12 +237,12 @@ class Link:
         self.bytes_sent = 0
         return Network(float(worst[0]), float(worst[1]))
 
-    def _round_trip(self, array: Floats, other: int) -> float:
-        begin = time.perf_counter()
-        if self.rank == 0:
-            self.send([other], array)
-            self.receive(array, other)
-        else:
-            self.receive(array, 0)
-            self.send([0], array)
-        return time.perf_counter() - begin
+    def _exchange(self, array: Floats, peer: int) -> float:
+        """Return the time in which two boards send each other an array."""
+        with self._failing("measuring the network"):
+            into = np.empty_like(array)
+            begin = time.perf_counter()
+            sent = self._send(array, peer)
+            self._gather([(into, peer)])
+            self._wait([sent])
+            return time.perf_counter() - begin

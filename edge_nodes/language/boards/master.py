@@ -236,25 +236,34 @@ def open_boards(
     directory = shard_directory(Path(path))
     metadata = directory.metadata
     native = make(directory.sizes, context_limit(metadata))
-    model = stream(directory, native, memory_budget_mb=memory_budget_mb, progress=progress)
 
     def alone() -> Any:
         return open_streamed(config.alone, make, memory_budget_mb=memory_budget_mb, progress=progress)[0]
 
+    options: dict[str, Any] = {"memory_budget_mb": memory_budget_mb, "progress": progress}
+    made = share(directory, native, config, alone=alone if config.alone else None, **options)
+    return made, metadata, directory.name
+
+
+def share(
+    directory: BlockDirectory,
+    native: Any,
+    config: BoardsConfig,
+    *,
+    memory_budget_mb: int = 0,
+    alone: Callable[[], Any] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BoardsModel:
+    """Return the model of all boards, of rank 0's shard and a native model of its sizes; see `open_boards`."""
+    model = stream(directory, native, memory_budget_mb=memory_budget_mb, progress=progress)
     try:
         ranks = int(directory.index["shard"]["ranks"])
         store = open_store(config.address, config.port, 0, ranks, patience_s=config.join_s)
         settings = {"context_tokens": int(native.context), "slots": int(native.slots), "kv_cache": str(native.cache)}
         options = {"deadline_s": config.deadline_s, "algorithm": config.allreduce, "backend": config.backend}
         progress(f"waiting for {ranks - 1} boards on port {config.port}")
-        made = BoardsModel(
-            model,
-            Master(store, directory, settings, **options),
-            join_s=config.join_s,
-            deadline_s=config.deadline_s,
-            alone=alone if config.alone else None,
-        )
+        master = Master(store, directory, settings, **options)
+        return BoardsModel(model, master, join_s=config.join_s, deadline_s=config.deadline_s, alone=alone)
     except BaseException:
         model.close()
         raise
-    return made, metadata, directory.name
