@@ -108,6 +108,7 @@ void edge::bind_window(py::module_& m) {
       .def("resident", &BlockWindow::resident, py::arg("index"))
       .def("times", &BlockWindow::times, py::arg("index"), "Nanoseconds of the last load and the last use.")
       .def_property_readonly("between_passes", &BlockWindow::between_passes, "Whether block 0 is the next one.")
+      .def_property_readonly("held", &BlockWindow::in_use, "Whether a block is acquired.")
       .def_property_readonly("loading", &BlockWindow::loading, "Loads that were admitted and have not ended.")
       .def("stats", &stats)
       .def("clear_stats", &BlockWindow::clear_stats);

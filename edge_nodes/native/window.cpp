@@ -346,6 +346,11 @@ bool BlockWindow::between_passes() const {
   return !held_ && used_ % entries_.size() == 0;
 }
 
+bool BlockWindow::in_use() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return held_;
+}
+
 int BlockWindow::loading() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return loading_;

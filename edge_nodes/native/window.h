@@ -111,6 +111,7 @@ class BlockWindow {
   bool resident(int index) const;
   bool between_passes() const;
   int loading() const;
+  bool in_use() const;
   // Waits until a load of the block ends, well or not, unless none runs.
   void wait(int index) const;
 
