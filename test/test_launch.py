@@ -13,7 +13,9 @@ from edge_nodes import graph
 pytest.importorskip("launch_ros", reason="needs a ROS distribution, or launch and launch_ros from their sources")
 launch = pytest.importorskip("launch")
 
-FILES = sorted((Path(__file__).resolve().parent.parent / "launch").glob("*.launch.py"))
+FOLDER = Path(__file__).resolve().parent.parent / "launch"
+WORKER = FOLDER / "worker.launch.py"  # starts no node
+FILES = sorted(set(FOLDER.glob("*.launch.py")) - {WORKER})
 
 
 def describe(path):
@@ -45,3 +47,15 @@ def test_nodes_are_those_of_the_graph(path):
     assert set(names) <= set(graph.NODES)
     assert names[-1] == "lifecycle_manager"
     assert "bag_player_node" in names
+
+
+def test_worker_is_started_as_its_command_line_says():
+    description = describe(WORKER)
+    context = launch.LaunchContext()
+    for argument in description.get_launch_arguments():
+        assert argument.description
+        context.launch_configurations[argument.name] = "".join(s.perform(context) for s in argument.default_value)
+    context.launch_configurations["shard"] = "/data/rank-1"
+    (process,) = [e for e in description.entities if isinstance(e, launch.actions.ExecuteProcess)]
+    words = ["".join(s.perform(context) for s in word) for word in process.cmd]
+    assert words[:5] == ["edge-nodes", "worker", "/data/rank-1", "--master", "127.0.0.1"]

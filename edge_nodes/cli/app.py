@@ -478,12 +478,15 @@ def models_convert(
     out: Annotated[Path, typer.Argument(help="Directory to write.")],
     shards: Annotated[int, typer.Option(help="Boards to cut the model for.", min=1)] = 1,
     shares: Annotated[str, typer.Option(help="Share of the work of each board, e.g. 2,1,1; equal by default.")] = "",
+    speeds: Annotated[str, typer.Option(help="Instead of shares: speed of each board, e.g. 1/ms of models plan.")] = "",
+    memory_mb: Annotated[str, typer.Option(help="With --speeds: room of each board for weights, MiB.")] = "",
     dense: Annotated[bool, typer.Option(help="Ternary weights at 1.60 bits instead of 2.00 (not in shards).")] = False,
 ) -> None:
     """Write a language model as a directory of blocks: to stream it, or to share it among boards."""
     from edge_nodes.cli import blocks
 
-    blocks.convert(Console(), model, out, shards=shards, shares=_list(shares), dense=dense)
+    split = blocks.Split(shards, _list(shares), _list(speeds), _list(memory_mb))
+    blocks.convert(Console(), model, out, split, dense=dense)
 
 
 @models_app.command("plan")

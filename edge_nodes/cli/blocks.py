@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,55 @@ from edge_nodes.paging.window import smallest_budget, whole_pages
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the blocks' bytes, beside the smallest budget and all
 
 
-def convert(console: Console, model: str, out: Path, *, shards: int, shares: Sequence[str], dense: bool) -> None:
+@dataclass(frozen=True)
+class Split:
+    """How a model is to be cut; numbers as words of the command line.
+
+    Attributes:
+        boards: how many.
+        shares: share of the work of each; equal if there are none.
+        speeds: speed of each, instead of shares.
+        memory_mb: room of each for weights, MiB, with `speeds`; no limit if there are none.
+    """
+
+    boards: int = 1
+    shares: Sequence[str] = ()
+    speeds: Sequence[str] = ()
+    memory_mb: Sequence[str] = ()
+
+    def resolve(self, source: str) -> list[float]:
+        """Return the share of each board; none for one board.
+
+        Raises:
+            EdgeNodesError: numbers that are not positive, or not one a board; boards that do not hold the model.
+        """
+        if self.boards == 1 and not (self.shares or self.speeds):
+            return []
+        if not self.speeds:
+            return self._numbers("--shares", self.shares or ["1"] * self.boards)
+        from edge_nodes.language.block_convert import weight_bytes
+        from edge_nodes.language.block_shards import balanced_shares
+
+        size, groups = weight_bytes(source)
+        unit = -(-size // groups)
+        rooms = [int(mb * 2**20) for mb in self._numbers("--memory-mb", self.memory_mb)] if self.memory_mb else []
+        speeds = self._numbers("--speeds", self.speeds)
+        return [
+            float(n)
+            for n in balanced_shares(speeds, rooms or [size + unit] * self.boards, units=groups, unit_bytes=unit)
+        ]
+
+    def _numbers(self, option: str, words: Sequence[str]) -> list[float]:
+        try:
+            found = [float(word) for word in words]
+        except ValueError:
+            found = []
+        if len(found) != self.boards or min(found) <= 0.0:
+            raise ParameterError(f"{option} must be a positive number for each board", got=",".join(words))
+        return found
+
+
+def convert(console: Console, model: str, out: Path, split: Split, *, dense: bool) -> None:
     """Write block directories and say where.
 
     Raises:
@@ -27,24 +76,9 @@ def convert(console: Console, model: str, out: Path, *, shards: int, shares: Seq
     from edge_nodes.language.block_convert import convert as write
 
     with console.status(f"converting {model}") as status:
-        folders = write(model, out, shares=parse_shares(shards, shares), dense=dense, progress=status.update)
+        folders = write(model, out, shares=split.resolve(model), dense=dense, progress=status.update)
     for folder in folders:
         console.print(f"blocks: {folder}", highlight=False, soft_wrap=True)
-
-
-def parse_shares(boards: int, shares: Sequence[str]) -> list[float]:
-    """Return the share of each board; none for one board.
-
-    Raises:
-        ParameterError: the shares are not positive numbers, or not as many as boards.
-    """
-    try:
-        found = [float(share) for share in shares] or [1.0] * boards
-    except ValueError:
-        found = []
-    if (boards > 1 and len(found) != boards) or not found or min(found) <= 0.0:
-        raise ParameterError("--shares must be a positive number for each board", got=",".join(shares))
-    return found if len(found) > 1 else []
 
 
 def plan(

@@ -74,6 +74,23 @@ def convert(
     return [out / f for f in folders]
 
 
+def weight_bytes(source: str | Path) -> tuple[int, int]:
+    """Return the bytes of what boards share out of a model, and the groups of heads it can be shared out by.
+
+    Raises:
+        ModelError: there is no such model.
+        LanguageError: MODEL_BAD, it cannot be used.
+    """
+    if blocks.is_block_directory(source):
+        directory = blocks.BlockDirectory(Path(source))
+        size = sum(file.bytes for name, file in directory.files.items() if name.startswith("blk."))
+        return size, int(directory.sizes["kv_heads"])
+    found = models.find(str(source), verify=False)
+    file = GgufFile(found.path, found.manifest.get("metadata"))
+    size = sum(int(t.data.nbytes) for t in file.tensors.values() if t.name.startswith("blk."))
+    return size, int(file.sizes()["kv_heads"])
+
+
 class _Gguf:
     """The blocks of a GGUF file."""
 

@@ -61,7 +61,7 @@ def split_units(total: int, shares: Sequence[float], *, minimum: int = 1, multip
 def balanced_shares(speeds: Sequence[float], budgets: Sequence[int], *, units: int, unit_bytes: int) -> list[int]:
     """Return the units of each board that make the slowest as fast as can be, within the boards' memory.
 
-    One unit after the other goes to the board that would have done with it first.
+    Each board gets one unit; one after the other goes to the board that would have done with it first.
 
     Args:
         speeds: of the boards, in any unit.
@@ -73,15 +73,15 @@ def balanced_shares(speeds: Sequence[float], budgets: Sequence[int], *, units: i
         LanguageError: OUT_OF_MEMORY, the boards do not hold the model together.
     """
     room = [int(budget // unit_bytes) for budget in budgets]
-    if sum(room) < units:
+    if sum(room) < units or min(room) < 1:
         raise LanguageError(
             "the boards do not hold the model together",
             got=f"room for {sum(room)} of {units} parts",
             remedy="Stream it (memory_budget_mb), or add a board.",
             state=State.OUT_OF_MEMORY,
         )
-    found = [0] * len(speeds)
-    for _ in range(units):
+    found = [1] * len(speeds)
+    for _ in range(units - len(speeds)):
         free = [i for i in range(len(speeds)) if found[i] < room[i]]
         found[min(free, key=lambda i: ((found[i] + 1) / speeds[i], i))] += 1
     return found

@@ -40,6 +40,16 @@ def test_models_convert_and_check(tmp_path, capsys, monkeypatch):
     assert "--shares must be a positive number for each board" in capsys.readouterr().err
 
 
+def test_shares_from_speed_and_memory(tmp_path, capsys):
+    source = write_gguf(tmp_path / "small.gguf")
+    command = ("models", "convert", str(source), "--shards", "2", "--speeds", "9,1")
+    assert run(*command[:3], str(tmp_path / "a"), *command[3:]) == 0
+    index = json.loads((tmp_path / "a" / "rank-1" / "blocks.json").read_text())
+    assert index["shard"]["kv_heads"] == [1, 1]
+    assert run(*command[:3], str(tmp_path / "b"), *command[3:], "--memory-mb", "0.01,0.01") == 1
+    assert "the boards do not hold the model together" in capsys.readouterr().err
+
+
 def test_models_plan(tmp_path):
     source, figures = write_gguf(tmp_path / "small.gguf"), tmp_path / "plan.json"
     command = ("models", "plan", str(source), "--context-tokens", "64", "--budget-mb", "60", "--json", str(figures))
