@@ -469,13 +469,18 @@ void Model::normalise_rows(const std::vector<int>& rows, Inputs& a) {
 
 // Writes logits of n rows that are `vocabulary` apart.
 void Model::head_piece(const Matrix& piece, const Inputs& a, int n, float* logits) {
-  const size_t stride = size_t(piece.tiles) * kTile;
+  const int stride = piece.tiles * kTile, vocabulary = config_.vocabulary;
+  if (!n) return;
+  if (piece.rows == stride) {  // no row is made up: nothing is written beyond the piece
+    multiply({{&piece, logits, vocabulary}}, a, n, false);
+    return;
+  }
   for (int begin = 0; begin < n; begin += kHeadRows) {
     const int count = std::min(kHeadRows, n - begin);
-    if (logits_.size() < stride * size_t(count)) logits_.resize_zero(stride * size_t(count));
+    if (logits_.size() < size_t(stride) * count) logits_.resize_zero(size_t(stride) * count);
     multiply({{&piece, logits_.data()}}, a.from(begin), count, false);
     for (int i = 0; i < count; ++i)
-      std::memcpy(logits + size_t(begin + i) * size_t(config_.vocabulary), logits_.data() + stride * size_t(i),
+      std::memcpy(logits + size_t(begin + i) * vocabulary, logits_.data() + size_t(stride) * i,
                   sizeof(float) * size_t(piece.rows));
   }
 }

@@ -11,7 +11,10 @@ namespace edge {
 
 struct Product {
   const Matrix* matrix;
-  float* y;  // [token][tiles * 32]
+  float* y;         // [token][stride]
+  int stride = 0;   // 0: tiles * 32, which is the least
+
+  int y_stride() const { return stride ? stride : matrix->tiles * kTile; }
 };
 
 inline int tiles_of(const Product* products, int count) {
@@ -44,7 +47,7 @@ inline void multiply_grouped(Pool& pool, const Kernels& kernels, const Product* 
                              const Activations& x, int n, bool add, uint8_t* scratch, size_t scratch_size) {
   const int chunk = small_chunk(tiles_of(products, count), pool.threads());
   share_tiles(pool, products, count, chunk, [&](const Product& p, int begin, int end, int thread) {
-    kernels.multiply(*p.matrix, begin, end, x, n, p.y, p.matrix->tiles * kTile, add,
+    kernels.multiply(*p.matrix, begin, end, x, n, p.y, p.y_stride(), add,
                      scratch + scratch_size * size_t(thread));
   });
 }

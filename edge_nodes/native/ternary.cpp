@@ -60,7 +60,7 @@ void TernaryWork::look_up(Pool& pool, const Kernels& kernels, const Product* pro
   share_tiles(pool, products, count, (tiles + parts - 1) / parts,
               [&](const Product& p, int begin, int end, int thread) {
                 (p.matrix->dense ? kernels.dense_lut : kernels.ternary_lut)(
-                    *p.matrix, begin, end, x, n, p.y, p.matrix->tiles * kTile, add,
+                    *p.matrix, begin, end, x, n, p.y, p.y_stride(), add,
                                     scratch_.data() + scratch_size_ * size_t(thread));
               });
 }
@@ -77,7 +77,7 @@ void TernaryWork::dot(Pool& pool, const Kernels& kernels, const Product* product
   }
   share_tiles(pool, products, count, small_chunk(tiles_of(products, count), pool.threads()),
               [&](const Product& p, int begin, int end, int thread) {
-                const int stride = p.matrix->tiles * kTile;
+                const int stride = p.y_stride();
                 (p.matrix->dense ? kernels.dense_dot : kernels.ternary_dot)(
                     *p.matrix, begin, end, x, tokens, p.y + size_t(first) * stride, stride, add,
                                     scratch_.data() + scratch_size_ * size_t(thread));
