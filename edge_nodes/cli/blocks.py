@@ -45,8 +45,8 @@ class Split:
             return []
         if not self.speeds:
             return self._numbers("--shares", self.shares or ["1"] * self.boards)
-        from edge_nodes.language.block_convert import weight_bytes
-        from edge_nodes.language.block_shards import balanced_shares
+        from edge_nodes.language.blocks.convert import weight_bytes
+        from edge_nodes.language.blocks.shards import balanced_shares
 
         size, groups = weight_bytes(source)
         unit = -(-size // groups)
@@ -73,7 +73,7 @@ def convert(console: Console, model: str, out: Path, split: Split, *, dense: boo
     Raises:
         EdgeNodesError: the model cannot be used, the directory exists, or the shares are not possible.
     """
-    from edge_nodes.language.block_convert import convert as write
+    from edge_nodes.language.blocks.convert import convert as write
 
     with console.status(f"converting {model}") as status:
         folders = write(model, out, shares=split.resolve(model), dense=dense, progress=status.update)
@@ -89,10 +89,10 @@ def plan(
     Raises:
         EdgeNodesError: the model cannot be used, or `budget_mb` is too small.
     """
-    from edge_nodes.language.block_profile import profile
-    from edge_nodes.language.blocks import BlockDirectory
+    from edge_nodes.language.blocks.directory import BlockDirectory
+    from edge_nodes.language.blocks.profile import profile
+    from edge_nodes.language.blocks.streaming import block_directory, blocks_budget, context_limit
     from edge_nodes.language.engine import make_model
-    from edge_nodes.language.streaming import block_directory, blocks_budget, context_limit
 
     with console.status(f"measuring {model}") as status:
         directory = BlockDirectory(block_directory(model, status.update))

@@ -54,10 +54,10 @@ def _model(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return greedy tokens, times, bytes and memory of this board."""
     import psutil
 
-    from edge_nodes.language.blocks import BlockDirectory
+    from edge_nodes.language.blocks.directory import BlockDirectory
+    from edge_nodes.language.blocks.streaming import stream
     from edge_nodes.language.boards.worker import serve
     from edge_nodes.language.engine import Engine, make_model
-    from edge_nodes.language.streaming import stream
     from edge_nodes.language.tokenizer import Tokenizer
 
     folder, process = Path(task["folder"]), psutil.Process()

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from edge_nodes import models
 from edge_nodes.errors import EdgeNodesError, ModelError, State
-from edge_nodes.language.blocks import FORMAT, BlockDirectory
+from edge_nodes.language.blocks.directory import FORMAT, BlockDirectory
 
 
 def list_models(console: Console, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from edge_nodes.errors import ParameterError
-from edge_nodes.language.blocks import BlockDirectory
+from edge_nodes.language.blocks.directory import BlockDirectory
 
 
 def work(
@@ -24,9 +24,9 @@ def work(
     Raises:
         EdgeNodesError: the shard is damaged or not one, or the master refuses it.
     """
+    from edge_nodes.language.blocks.streaming import stream
     from edge_nodes.language.boards.worker import serve
     from edge_nodes.language.engine import make_model
-    from edge_nodes.language.streaming import stream
 
     directory = BlockDirectory(shard_of(folder))
     shard = directory.index.get("shard")

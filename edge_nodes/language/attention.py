@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from edge_nodes import models
 from edge_nodes.language.config import DeltaConfig
+from edge_nodes.language.delta.sparsity import Sparsity, layer_figure, running_figure
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.sparsity import Sparsity, layer_figure, running_figure
 
 SCHEMA = "edge_nodes/delta_calibration/1"
 Theta = npt.NDArray[np.float32]

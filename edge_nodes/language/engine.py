@@ -15,7 +15,7 @@ from edge_nodes import models
 from edge_nodes.errors import EdgeNodesError, State
 from edge_nodes.language import kernel_choice
 from edge_nodes.language.answer_text import AnswerText
-from edge_nodes.language.blocks import is_block_directory
+from edge_nodes.language.blocks.directory import is_block_directory
 from edge_nodes.language.config import BoardsConfig, SamplingConfig
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.sampling import Sampler, read_bias
@@ -298,7 +298,7 @@ def load(
         shared, metadata, name = open_boards(path, make, boards, memory_budget_mb=memory_budget_mb, progress=progress)
         return Engine(shared, Tokenizer(metadata), name=name)
     if memory_budget_mb or is_block_directory(path):
-        from edge_nodes.language.streaming import open_streamed
+        from edge_nodes.language.blocks.streaming import open_streamed
 
         streamed, metadata, name = open_streamed(path, make, memory_budget_mb=memory_budget_mb, progress=progress)
         return Engine(streamed, Tokenizer(metadata), name=name)

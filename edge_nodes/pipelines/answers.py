@@ -9,8 +9,8 @@ from typing import Any
 
 from edge_nodes import events
 from edge_nodes.language.attention import total
-from edge_nodes.language.fusion_request import Handle, Priority
-from edge_nodes.language.reasoning import Deliberation, Outcome
+from edge_nodes.language.fusion.request import Handle, Priority
+from edge_nodes.language.reasoning.deliberation import Deliberation, Outcome
 from edge_nodes.language.scene import Scene
 from edge_nodes.pipeline import Output
 

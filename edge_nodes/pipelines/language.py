@@ -20,10 +20,10 @@ from edge_nodes.language.config import LanguageConfig
 from edge_nodes.language.constraint import Constraint
 from edge_nodes.language.engine import Engine, load
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.fusion import FusionEngine
-from edge_nodes.language.fusion_request import Priority
+from edge_nodes.language.fusion.loop import FusionEngine
+from edge_nodes.language.fusion.request import Priority
 from edge_nodes.language.prompt import NARRATION, Earlier, Messages, PromptComposer
-from edge_nodes.language.reasoning import Deliberation
+from edge_nodes.language.reasoning.deliberation import Deliberation
 from edge_nodes.language.scene import Scene
 from edge_nodes.pipeline import Output, Pipeline, Progress
 from edge_nodes.pipelines.answers import TOKEN, Answer, Request

@@ -8,8 +8,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from edge_nodes.cli import bench_attention, eval_delta
 from edge_nodes.cli.app import app
+from edge_nodes.cli.bench import attention as bench_attention
+from edge_nodes.cli.eval import delta as eval_delta
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 

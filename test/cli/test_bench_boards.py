@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from edge_nodes.cli.bench_boards import targets
+from edge_nodes.cli.bench.boards import targets
 from edge_nodes.cli.emulated_network import _pass_frames
 
 

@@ -11,8 +11,8 @@ pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not buil
 
 
 def test_the_figures_are_complete(tmp_path, monkeypatch):
-    from edge_nodes.cli import bench_fusion
     from edge_nodes.cli.app import app
+    from edge_nodes.cli.bench import fusion as bench_fusion
 
     monkeypatch.setattr(bench_fusion, "REQUESTS", 5)
     monkeypatch.setattr(bench_fusion, "TOKENS", range(3, 250))
@@ -37,7 +37,8 @@ def test_the_figures_are_complete(tmp_path, monkeypatch):
 
 def test_the_peer_is_asked_the_same(tmp_path):
     pytest.importorskip("xllamacpp")
-    from edge_nodes.cli import bench_fusion, llama_cpp
+    from edge_nodes.cli import llama_cpp
+    from edge_nodes.cli.bench import fusion as bench_fusion
 
     model = write_gguf(tmp_path / "small.gguf")
     peer = llama_cpp.LlamaCpp(model, threads=1, context=512, slots=2)

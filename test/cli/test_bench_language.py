@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 from edge_nodes import models
-from edge_nodes.cli import bench_language as command
 from edge_nodes.cli import llama_cpp
+from edge_nodes.cli.bench import language as command
 from edge_nodes.language import synthetic
 
 

@@ -10,8 +10,8 @@ pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not buil
 
 
 def test_the_figures_are_complete(tmp_path, monkeypatch):
-    from edge_nodes.cli import bench_lut
     from edge_nodes.cli.app import app
+    from edge_nodes.cli.bench import lut as bench_lut
     from edge_nodes.language import kernel_choice
 
     monkeypatch.setattr(bench_lut, "SHAPES", ((64, 256),))

@@ -9,7 +9,7 @@ import pytest
 from small_gguf import write_gguf
 
 from edge_nodes.cli import main
-from edge_nodes.cli.bench_pager import targets
+from edge_nodes.cli.bench.pager import targets
 
 
 def test_quick_run_has_every_target(tmp_path, monkeypatch):

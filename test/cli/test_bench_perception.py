@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from edge_nodes.cli import bench_perception as bench
 from edge_nodes.cli import processes
+from edge_nodes.cli.bench import perception as bench
 from edge_nodes.errors import EdgeNodesError
 from edge_nodes.perception import decode
 

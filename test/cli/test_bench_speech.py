@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from edge_nodes.cli import bench_speech as bench
 from edge_nodes.cli import main, node_memory, peers, session
+from edge_nodes.cli.bench import speech as bench
 from edge_nodes.cli.figures import DataError
 
 

@@ -57,7 +57,7 @@ def test_nothing_to_calibrate_with_is_one_line(tmp_path, capsys):
 
 
 def test_peers_are_compared_with(tmp_path, monkeypatch):
-    from edge_nodes.cli import eval_speech
+    from edge_nodes.cli.eval import speech as eval_speech
 
     monkeypatch.setattr(eval_speech, "peers", lambda _: [("pocketsphinx", lambda _: "stop"), ("faster-whisper", "no")])
     stem = clip_pack(tmp_path / "a", ["stop"])

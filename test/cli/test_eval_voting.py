@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 
-from edge_nodes.cli import eval_voting as ev
-from edge_nodes.language.question_sets import Question
-from edge_nodes.language.reasoning import Record
+from edge_nodes.cli.eval import voting as ev
+from edge_nodes.language.evaluation.question_sets import Question
+from edge_nodes.language.reasoning.deliberation import Record
 
 
 def record(answer, prompt=10, generated=5, bits=1.0):

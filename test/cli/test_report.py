@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edge_nodes.bags import BagWriter, serialize
-from edge_nodes.cli import bench, report
+from edge_nodes.cli import report
+from edge_nodes.cli.bench import graph as bench
 from edge_nodes.pipeline import header
 
 CLOUD, IMAGE, TEXT = "sensor_msgs/PointCloud2", "sensor_msgs/Image", "std_msgs/String"

@@ -8,11 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from edge_nodes.language import attention, delta_calibration, load
+from edge_nodes.language import attention, load
 from edge_nodes.language.config import DeltaConfig, FusionConfig
+from edge_nodes.language.delta import calibration as delta_calibration
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation import Evaluator, Tally
-from edge_nodes.language.fusion import FusionEngine
+from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
+from edge_nodes.language.fusion.loop import FusionEngine
 
 TOKENS = [(7 * i * i + 3 * i) % 250 + 3 for i in range(150)]
 

@@ -13,10 +13,10 @@ from test_bitnet import write_bitnet
 
 from edge_nodes.errors import ModelError, State
 from edge_nodes.language import LanguageError, load
-from edge_nodes.language.block_convert import convert
-from edge_nodes.language.blocks import BlockDirectory
+from edge_nodes.language.blocks.convert import convert
+from edge_nodes.language.blocks.directory import BlockDirectory
+from edge_nodes.language.blocks.streamed_model import StreamedModel
 from edge_nodes.language.gguf_file import GgufFile
-from edge_nodes.language.streamed_model import StreamedModel
 from edge_nodes.paging.files import views
 from edge_nodes.paging.plan import Plan, Run
 from edge_nodes.paging.window import smallest_budget

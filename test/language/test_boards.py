@@ -19,7 +19,7 @@ from small_gguf import write_gguf
 
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, load
-from edge_nodes.language.block_convert import convert
+from edge_nodes.language.blocks.convert import convert
 from edge_nodes.language.config import BoardsConfig
 
 torch_distributed = pytest.importorskip("torch.distributed")

@@ -6,7 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_nodes.language import delta, delta_trade, sparsity
+from edge_nodes.language.delta import reference as delta
+from edge_nodes.language.delta import sparsity
+from edge_nodes.language.delta import trade as delta_trade
 
 
 def smooth_keys(n, d, seed=0, rho=0.9):

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge_nodes.language import evaluation
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation import Choice, Evaluator, LastWord, Tally
-from edge_nodes.language.question_answering import exact, f1, normalise
+from edge_nodes.language.evaluation import likelihood as evaluation
+from edge_nodes.language.evaluation.likelihood import Choice, Evaluator, LastWord, Tally
+from edge_nodes.language.evaluation.question_answering import exact, f1, normalise
 
 
 def test_normalised_answers():

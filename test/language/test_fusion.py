@@ -19,9 +19,9 @@ from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, SamplingConfig
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion import FusionEngine, QueueFullError
-from edge_nodes.language.fusion_plan import ARRANGEMENTS
-from edge_nodes.language.fusion_request import Priority, RequestState
+from edge_nodes.language.fusion.loop import FusionEngine, QueueFullError
+from edge_nodes.language.fusion.plan import ARRANGEMENTS
+from edge_nodes.language.fusion.request import Priority, RequestState
 
 HOT = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 

@@ -8,10 +8,10 @@ import pytest
 from test_bitnet import write_bitnet
 
 from edge_nodes.language import SamplingConfig, load
-from edge_nodes.language.block_convert import convert
+from edge_nodes.language.blocks.convert import convert
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion import FusionEngine
-from edge_nodes.language.fusion_plan import ARRANGEMENTS
+from edge_nodes.language.fusion.loop import FusionEngine
+from edge_nodes.language.fusion.plan import ARRANGEMENTS
 
 
 def run_all(engine, requests, config, *, arrivals):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_nodes.errors import ParameterError
-from edge_nodes.language.fusion_plan import ARRANGEMENTS, Costs, Move, Row, Window, arrangement, plan
-from edge_nodes.language.fusion_simulation import (
+from edge_nodes.language.fusion.plan import ARRANGEMENTS, Costs, Move, Row, Window, arrangement, plan
+from edge_nodes.language.fusion.simulation import (
     PUBLISHED,
     Machine,
     length_table,

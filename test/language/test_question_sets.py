@@ -9,7 +9,7 @@ import re
 import pytest
 
 from edge_nodes.language import LanguageError
-from edge_nodes.language.question_sets import read_questions, robot_questions
+from edge_nodes.language.evaluation.question_sets import read_questions, robot_questions
 
 
 def numbers(text):

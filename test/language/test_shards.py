@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from test_bitnet import write_bitnet
 
 from edge_nodes.language import LanguageError, load
-from edge_nodes.language.block_convert import convert
-from edge_nodes.language.block_shards import balanced_shares, cut_cols, split_units
-from edge_nodes.language.blocks import BlockDirectory
-from edge_nodes.language.streaming import stream
+from edge_nodes.language.blocks.convert import convert
+from edge_nodes.language.blocks.directory import BlockDirectory
+from edge_nodes.language.blocks.shards import balanced_shares, cut_cols, split_units
+from edge_nodes.language.blocks.streaming import stream
 from edge_nodes.paging.files import views
 
 TOKENS = np.random.default_rng(2).integers(3, 260, 20).astype(np.int32)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_nodes.errors import ParameterError
-from edge_nodes.language.answer_forms import parse_answer
-from edge_nodes.language.voting import RULES, Attempt, decided, vote
+from edge_nodes.language.reasoning.answer_forms import parse_answer
+from edge_nodes.language.reasoning.voting import RULES, Attempt, decided, vote
 
 ATTEMPTS = st.lists(st.builds(Attempt, st.sampled_from(["1", "2", "3", None]), st.floats(0, 4)), min_size=1, max_size=5)
 

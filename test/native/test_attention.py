@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_nodes.language import delta, sparsity
+from edge_nodes.language.delta import reference as delta
+from edge_nodes.language.delta import sparsity
 
 native = pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 

@@ -18,7 +18,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from torch.distributed.rendezvous import rendezvous
 
 from edge_nodes import __version__
-from edge_nodes.language.blocks import BlockDirectory
+from edge_nodes.language.blocks.directory import BlockDirectory
 from edge_nodes.language.boards.link import BoardError, Link
 from edge_nodes.language.errors import LanguageError
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.language.blocks import BlockDirectory
+from edge_nodes.language.blocks.directory import BlockDirectory
+from edge_nodes.language.blocks.streamed_model import StreamedModel
+from edge_nodes.language.blocks.streaming import context_limit, open_streamed, stream
 from edge_nodes.language.boards.join import Master, open_store
 from edge_nodes.language.boards.link import BoardError, Link
 from edge_nodes.language.boards.worker import COPY, PING, SEGMENTS, STEP, STOP, TRUNCATE, header
 from edge_nodes.language.config import BoardsConfig
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.streamed_model import StreamedModel
-from edge_nodes.language.streaming import context_limit, open_streamed, stream
 
 PING_S = 15.0  # of a master that has nothing to do
 AGAIN_S = 0.5  # how long a request waits for boards that were lost

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.language.blocks import BlockDirectory
+from edge_nodes.language.blocks.directory import BlockDirectory
+from edge_nodes.language.blocks.streamed_model import StreamedModel
 from edge_nodes.language.boards.join import await_verdict, make_link, open_store
 from edge_nodes.language.boards.link import BoardError, Link
-from edge_nodes.language.streamed_model import StreamedModel
 
 STEP, COPY, TRUNCATE, PING, STOP = range(5)
 SEGMENTS = 256  # most of a step

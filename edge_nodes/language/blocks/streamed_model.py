@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_nodes.language.blocks import FIXED, BlockDirectory
+from edge_nodes.language.blocks.directory import FIXED, BlockDirectory
 from edge_nodes.paging.files import ARRAYS, BlockFile, layout, views
 from edge_nodes.paging.plan import Plan
 from edge_nodes.paging.window import BlockWindow

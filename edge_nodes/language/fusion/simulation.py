@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_nodes.language.fusion_plan import ARRANGEMENTS, Arrangement, Costs, Index, Row, arrangement
+from edge_nodes.language.fusion.plan import ARRANGEMENTS, Arrangement, Costs, Index, Row, arrangement
 
 
 @dataclass(frozen=True)

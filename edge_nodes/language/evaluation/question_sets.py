@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_nodes.language.answer_forms import ASKED, parse_answer
 from edge_nodes.language.errors import LanguageError
+from edge_nodes.language.reasoning.answer_forms import ASKED, parse_answer
 from edge_nodes.language.scene import NAMES, SIDES, Scene, SceneObject, Topic, facts
 
 ROBOT = "robot"

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.language import delta
+from edge_nodes.language.delta import reference as delta
 from edge_nodes.language.engine import Engine
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation import Evaluator, Tally
+from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
 
 Floats = npt.NDArray[np.float64]
 

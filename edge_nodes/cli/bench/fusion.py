@@ -23,10 +23,10 @@ from edge_nodes import models
 from edge_nodes.cli import figures, llama_cpp
 from edge_nodes.cli.figures import target
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion import FusionEngine
-from edge_nodes.language.fusion_plan import ARRANGEMENTS
-from edge_nodes.language.fusion_request import Handle, Priority
-from edge_nodes.language.fusion_simulation import PUBLISHED, Machine, length_table, poisson_arrivals, poisson_table
+from edge_nodes.language.fusion.loop import FusionEngine
+from edge_nodes.language.fusion.plan import ARRANGEMENTS
+from edge_nodes.language.fusion.request import Handle, Priority
+from edge_nodes.language.fusion.simulation import PUBLISHED, Machine, length_table, poisson_arrivals, poisson_table
 
 REQUESTS, PROMPT, THREADS, STATIC = 32, 16, 2, 8
 FEW_SLOTS = 8  # for the arrangements: slots are used again and again

@@ -152,7 +152,7 @@ def _show_times(console: Console, title: str, found: Mapping[str, Any]) -> None:
 
 def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
     from edge_nodes.cli.random_models import random_model
-    from edge_nodes.language.streaming import block_directory
+    from edge_nodes.language.blocks.streaming import block_directory
     from edge_nodes.language.synthetic import SHAPES
 
     for shape in ("",) if quick else ("", "1b", "bitnet-2b"):
@@ -167,7 +167,7 @@ class _Bench:
     """A native model and its blocks, streamed by one plan after the other."""
 
     def __init__(self, case: Case, *, slots: int = 1, direct: bool = True) -> None:
-        from edge_nodes.language.blocks import BlockDirectory
+        from edge_nodes.language.blocks.directory import BlockDirectory
         from edge_nodes.language.engine import make_model
 
         self.directory = BlockDirectory(Path(case.folder))
@@ -178,7 +178,7 @@ class _Bench:
         self.direct, self._steps = direct, case.steps
 
     def open(self, plan: Any) -> Any:
-        from edge_nodes.language.streamed_model import StreamedModel
+        from edge_nodes.language.blocks.streamed_model import StreamedModel
 
         return StreamedModel(self.native, self.directory, plan, direct=self.direct)
 
@@ -203,7 +203,7 @@ class _Bench:
 
 def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
     """Return what tokens take by way of loading and by budget."""
-    from edge_nodes.language.block_profile import profile
+    from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.measure import read_rates
     from edge_nodes.paging.plan import Plan, Run, plan
     from edge_nodes.paging.window import BlockWindow, smallest_budget, whole_pages
@@ -264,7 +264,7 @@ def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
 
 def _fused_rows(case: Case) -> dict[str, Any]:
     """Return tokens a second of several sequences that share each pass over the disk."""
-    from edge_nodes.language.block_profile import profile
+    from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import plan
     from edge_nodes.paging.window import smallest_budget
 
@@ -315,10 +315,10 @@ def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, An
     """Return the memory that weights, cache and work space took in this process, MiB, and the time of a token."""
     import psutil
 
-    from edge_nodes.language.blocks import BlockDirectory
+    from edge_nodes.language.blocks.directory import BlockDirectory
+    from edge_nodes.language.blocks.streaming import stream
     from edge_nodes.language.engine import make_model
     from edge_nodes.language.gguf_file import GgufFile
-    from edge_nodes.language.streaming import stream
     from edge_nodes.language.tokenizer import Tokenizer
 
     if group:

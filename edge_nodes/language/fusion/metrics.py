@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edge_nodes.language.fusion_request import Handle
+    from edge_nodes.language.fusion.request import Handle
 
 RECENT = 4096  # samples that the percentiles are of
 

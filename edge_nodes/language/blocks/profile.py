@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from edge_nodes import models
-from edge_nodes.language.blocks import INDEX, BlockDirectory
-from edge_nodes.language.streamed_model import StreamedModel
+from edge_nodes.language.blocks.directory import INDEX, BlockDirectory
+from edge_nodes.language.blocks.streamed_model import StreamedModel
 from edge_nodes.paging.measure import read_rates
 from edge_nodes.paging.plan import READERS, Plan, Profile, Run, calibrate
 from edge_nodes.paging.window import whole_pages

@@ -23,9 +23,9 @@ from edge_nodes.language import attention
 from edge_nodes.language.config import FusionConfig, SamplingConfig
 from edge_nodes.language.engine import common_prefix
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.fusion_metrics import Metrics, Slope
-from edge_nodes.language.fusion_plan import Costs, Row, arrangement
-from edge_nodes.language.fusion_request import Handle, Order, Priority, RequestState
+from edge_nodes.language.fusion.metrics import Metrics, Slope
+from edge_nodes.language.fusion.plan import Costs, Row, arrangement
+from edge_nodes.language.fusion.request import Handle, Order, Priority, RequestState
 from edge_nodes.language.sampling import Sampler, read_bias
 
 if TYPE_CHECKING:

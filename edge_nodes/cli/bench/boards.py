@@ -157,7 +157,7 @@ def _models(console: Console, scratch: Path, quick: bool) -> Iterator[dict[str, 
 
 
 def _split(source: Path, folder: Path, shares: Sequence[float], tokens: int) -> list[dict[str, Any]]:
-    from edge_nodes.language.block_convert import convert
+    from edge_nodes.language.blocks.convert import convert
 
     folders = convert(source, folder, shares=shares if len(shares) > 1 else ())
     task = {"kind": "model", "ranks": len(shares), "tokens": tokens}

@@ -20,10 +20,10 @@ from rich.console import Console
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 from edge_nodes.language.config import FusionConfig, ReasoningConfig, SamplingConfig
-from edge_nodes.language.fusion import FusionEngine
-from edge_nodes.language.question_sets import ROBOT, Question, read_questions, robot_questions
-from edge_nodes.language.reasoning import Deliberation, Record
-from edge_nodes.language.voting import RULES, Attempt, decided, vote
+from edge_nodes.language.evaluation.question_sets import ROBOT, Question, read_questions, robot_questions
+from edge_nodes.language.fusion.loop import FusionEngine
+from edge_nodes.language.reasoning.deliberation import Deliberation, Record
+from edge_nodes.language.reasoning.voting import RULES, Attempt, decided, vote
 
 COUNTS = (3, 6, 9)
 SEEDS = (0, 1, 2)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edge_nodes import models
-from edge_nodes.language import blocks
-from edge_nodes.language.block_shards import TILE, Shares, cut_block, cut_rows, unit_columns
+from edge_nodes.language.blocks import directory as blocks
+from edge_nodes.language.blocks.shards import TILE, Shares, cut_block, cut_rows, unit_columns
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.gguf_file import GgufFile
 from edge_nodes.paging.files import ARRAYS, Tensors, views, write_block, write_json

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from edge_nodes.language import attention
 from edge_nodes.language.config import SamplingConfig
+from edge_nodes.language.delta.sparsity import Sparsity
 from edge_nodes.language.engine import Engine
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.question_answering import f1
-from edge_nodes.language.sparsity import Sparsity
+from edge_nodes.language.evaluation.question_answering import f1
 
 STRIDE = 512  # tokens of a piece of text; pieces do not overlap, the first token of each is not scored
 ANSWER_TOKENS = 16

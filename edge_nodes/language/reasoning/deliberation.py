@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_nodes.language.answer_forms import parse_answer
 from edge_nodes.language.config import ReasoningConfig, SamplingConfig
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.fusion import FusionEngine, QueueFullError
-from edge_nodes.language.fusion_request import Handle, Priority
-from edge_nodes.language.voting import ORDERED, TOP_TOKENS, Attempt, Vote, decided, vote
+from edge_nodes.language.fusion.loop import FusionEngine, QueueFullError
+from edge_nodes.language.fusion.request import Handle, Priority
+from edge_nodes.language.reasoning.answer_forms import parse_answer
+from edge_nodes.language.reasoning.voting import ORDERED, TOP_TOKENS, Attempt, Vote, decided, vote
 
 if TYPE_CHECKING:
     from edge_nodes.language.constraint import Matcher

@@ -16,9 +16,9 @@ from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 from edge_nodes.language import attention, load
 from edge_nodes.language.config import DeltaConfig
-from edge_nodes.language.delta_trade import trade
+from edge_nodes.language.delta.trade import trade
 from edge_nodes.language.engine import Engine
-from edge_nodes.language.evaluation import ACCURACIES, STRIDE, Evaluator, perplexity_of, read_text, run_task
+from edge_nodes.language.evaluation.likelihood import ACCURACIES, STRIDE, Evaluator, perplexity_of, read_text, run_task
 
 THETAS = (0.4, 0.7, 1.0, 1.4)
 TEXT, READING = "wikitext2", "squad_v2"

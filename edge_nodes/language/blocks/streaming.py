@@ -9,10 +9,10 @@ from typing import Any
 
 from edge_nodes import models
 from edge_nodes.errors import State
-from edge_nodes.language.block_profile import profile
-from edge_nodes.language.blocks import BlockDirectory, is_block_directory
+from edge_nodes.language.blocks.directory import BlockDirectory, is_block_directory
+from edge_nodes.language.blocks.profile import profile
+from edge_nodes.language.blocks.streamed_model import StreamedModel
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.streamed_model import StreamedModel
 from edge_nodes.paging.plan import READERS, Plan, Run, plan
 from edge_nodes.paging.window import smallest_budget, whole_pages
 
@@ -91,7 +91,7 @@ def block_directory(path: str | Path, progress: Callable[[str], None]) -> Path:
     """
     if is_block_directory(path):
         return Path(path)
-    from edge_nodes.language.block_convert import convert
+    from edge_nodes.language.blocks.convert import convert
 
     found = models.find(str(path), verify=False)
     digest = str(found.manifest.get("sha256") or models.sha256(found.path))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sub-commands of `edge-nodes eval` and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edge_nodes.cli.options import Clouds, Device, Figures, Quick
+
+app = typer.Typer(help="Compare the models with truth; the figures come as JSON.", no_args_is_help=True)
+
+
+@app.command("segmentation")
+def eval_segmentation(
+    data: Clouds,
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "perception/segmentation",
+    device: Device = "cpu",
+    sector_deg: Annotated[
+        float, typer.Option(help="Sector ahead that boxes were labelled in; vehicles seen outside it do not count.")
+    ] = 80.0,
+) -> None:
+    """Classes of cells: overlap with the truth; cars found, false vehicles."""
+    from edge_nodes.cli import figures
+    from edge_nodes.cli.eval import perception as command
+
+    console = Console()
+    result = command.segmentation(console, data, model=model, device=device, sector_deg=sector_deg, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@app.command("reconstruction")
+def eval_reconstruction(
+    data: Clouds,
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "perception/reconstruction",
+    device: Device = "cpu",
+) -> None:
+    """Occupancy now and in half a second: overlap with the truth, beside what the scans alone say."""
+    from edge_nodes.cli import figures
+    from edge_nodes.cli.eval import perception as command
+
+    console = Console()
+    result = command.reconstruction(console, data, model=model, device=device, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@app.command("speech")
+def eval_speech(
+    data: Annotated[list[Path], typer.Option(help="Pack: STEM of STEM.flac and STEM.jsonl; once a pack.")],
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name of a model, or its directory.")] = "speech/splitformer",
+    whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra peers).")] = "tiny.en",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Choose the exit thresholds on these data; store them by the weights.")
+    ] = False,
+) -> None:
+    """Word error rate, operations and seconds of every exit and policy; false words in noise."""
+    from edge_nodes.cli import figures
+    from edge_nodes.cli.eval import speech as command
+
+    console = Console()
+    result = command.speech(console, data, model=model, whisper=whisper, quick=quick, calibrate=calibrate)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@app.command("voting")
+def eval_voting(
+    data: Annotated[str, typer.Option(help="File of questions (GSM8K, ARC; JSON lines), or: robot.")] = "robot",
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or file of a model.")] = "smollm2-135m",
+    limit: Annotated[int, typer.Option(help="Questions, the first of the file.")] = 25,
+    tokens: Annotated[int, typer.Option(help="Longest attempt, tokens.")] = 48,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
+) -> None:
+    """Sequential against parallel attempts at equal tokens, by every voting rule."""
+    from edge_nodes.cli import figures
+    from edge_nodes.cli.eval import voting as command
+
+    console = Console()
+    result = command.voting(console, data, model=model, limit=limit, tokens=tokens, threads=threads, quick=quick)
+    command.show(console, result)
+    figures.write(console, as_json, result)
+
+
+@app.command("delta")
+def eval_delta(
+    data: Annotated[Path, typer.Option(help="Directory of the packed data.")],
+    as_json: Figures = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="Name or file of a model.")] = "smollm2-135m",
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of `models calibrate`; by itself the model's own.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
+) -> None:
+    """Dense and delta attention side by side: perplexity, choices, extracted answers, sparsity."""
+    from edge_nodes.cli import figures
+    from edge_nodes.cli.eval import delta as command
+
+    console = Console()
+    result = command.delta(
+        console, data, model=model, calibration=calibration, limit=limit, threads=threads, quick=quick
+    )
+    command.show(console, result)
+    figures.write(console, as_json, result)
