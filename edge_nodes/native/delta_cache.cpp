@@ -7,6 +7,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "int8_cache.h"
+
 namespace edge {
 
 namespace {
@@ -39,7 +41,8 @@ DeltaCache::DeltaCache(const CacheShape& shape, const Kernels& kernels, const De
       context_(round_up(shape.context, kKeyBlock)),
       quads_(shape.head_dim / 4),
       window_scale_(options.window_scale),
-      sink_(options.sink) {
+      sink_(options.sink),
+      byte_values_(options.byte_values) {
   const size_t channels = size_t(shape.layers) * shape.kv_heads * shape.head_dim;
   if (shape.head_dim > kWidest) throw std::invalid_argument("head_dim is above " + std::to_string(kWidest));
   if (!(window_scale_ >= 0.0) || window_scale_ > 1.0 || sink_ < 0)
@@ -64,7 +67,21 @@ DeltaCache::DeltaCache(const CacheShape& shape, const Kernels& kernels, const De
     h.open.assign(size_t(kKeyBlock) * shape.head_dim, int8_t(0));
     h.sink.assign(size_t(round_up(sink_, kKeyBlock)) * shape.head_dim, 0);
   }
-  values_.resize(value_at(0, shape.slots, 0));
+  const size_t positions = value_at(0, shape.slots, 0);
+  if (byte_values_) {
+    value_codes_.resize(positions * shape.head_dim);
+    value_scales_.resize_zero(positions);
+  } else {
+    values_.resize(positions * shape.head_dim);
+  }
+}
+
+void DeltaCache::put_value(size_t at, const float* value) {
+  const int dim = shape_.head_dim;
+  if (byte_values_)
+    value_scales_[at] = code_row(value, dim, value_codes_.data() + at * dim);
+  else
+    kernels_.to_half(value, dim, values_.data() + at * dim);
 }
 
 void DeltaCache::begin(int slot, int tokens) {
@@ -245,10 +262,10 @@ void DeltaCache::write(int layer, int slot, int index, int first, int count, con
   if (first > h.length) throw std::out_of_range("tokens before are missing from the cache");
   reserve_exact(h, first, end, first - std::max(s.window, ring(end)));
   uint16_t key[kWidest];
-  uint16_t* values = values_.data() + value_at(layer, slot, index) + size_t(first) * dim;
-  for (int t = 0; t < count; ++t, k += stride, v += stride, values += dim) {
+  const size_t values = value_at(layer, slot, index) + size_t(first);
+  for (int t = 0; t < count; ++t, k += stride, v += stride) {
     kernels_.to_half(k, dim, key);
-    kernels_.to_half(v, dim, values);
+    put_value(values + size_t(t), v);
     put_exact(h, first + t, key);
     code(h, theta(layer, index), step(layer, index), k);
   }
@@ -274,7 +291,8 @@ void DeltaCache::attend(const Query& query) const {
   a.first_position = query.first_position;
   a.head_dim = dim;
   a.half = true;
-  a.values = values_.data() + value_at(query.layer, query.slot, query.head);
+  const size_t values = value_at(query.layer, query.slot, query.head);
+  a.values = byte_values_ ? static_cast<const void*>(value_codes_.data() + values * dim) : values_.data() + values * dim;
   a.scores = query.scores;
   const int rows = a.tokens * a.heads_per_kv;
   std::vector<int> until(static_cast<size_t>(rows));
@@ -306,10 +324,13 @@ void DeltaCache::attend(const Query& query) const {
     keys.escapes = h.escapes.data();
     keys.escape_count = h.escapes.size();
     keys.values = static_cast<const char*>(a.values);
-    keys.value_bytes = size_t(kKeyBlock) * dim * sizeof(uint16_t);
+    keys.value_bytes = size_t(kKeyBlock) * dim * (byte_values_ ? 1 : sizeof(uint16_t));
     delta_.delta_scores(keys, coded, sink_, until.data(), a.scores, stride);
   }
-  delta_.weigh(a, stride);
+  if (byte_values_)
+    delta_.weigh_int8(a, value_scales_.data() + values, stride);
+  else
+    delta_.weigh(a, stride);
 }
 
 void DeltaCache::copy(int from, int to, int begin, int end) {
@@ -323,9 +344,14 @@ void DeltaCache::copy(int from, int to, int begin, int end) {
       if (end > source.length || begin > target.length)
         throw std::out_of_range("positions that are not in the cache cannot be copied");
       truncate(target, begin);
-      std::memcpy(values_.data() + value_at(layer, to, i) + size_t(begin) * dim,
-                  values_.data() + value_at(layer, from, i) + size_t(begin) * dim,
-                  size_t(end - begin) * dim * sizeof(uint16_t));
+      const size_t read = value_at(layer, from, i) + size_t(begin), put = value_at(layer, to, i) + size_t(begin);
+      const size_t numbers = size_t(end - begin) * dim;
+      if (byte_values_) {
+        std::copy_n(value_codes_.data() + read * dim, numbers, value_codes_.data() + put * dim);
+        std::copy_n(value_scales_.data() + read, size_t(end - begin), value_scales_.data() + put);
+      } else {
+        std::copy_n(values_.data() + read * dim, numbers, values_.data() + put * dim);
+      }
       each_key(source, begin, end, [&](int, const int32_t* key) { follow(target, key); });
       if (target.length % kKeyBlock) pack(target);
       const int first = std::max(begin, source.exact_valid), stop = std::min(end, source.exact_end);
@@ -386,7 +412,7 @@ std::vector<float> DeltaCache::propagated(int layer, int slot, int index) const 
 }
 
 size_t DeltaCache::bytes() const {
-  size_t total = values_.bytes() + theta_.bytes() + step_.bytes();
+  size_t total = values_.bytes() + value_codes_.bytes() + value_scales_.bytes() + theta_.bytes() + step_.bytes();
   for (const Head& h : heads_)
     total += h.masks.capacity() * sizeof(uint64_t) + h.starts.capacity() * sizeof(uint32_t) + h.codes.capacity() +
              h.escapes.capacity() * sizeof(Escape) + h.reference.size() * sizeof(int32_t) + h.open.size() +
@@ -400,8 +426,10 @@ size_t DeltaCache::bytes_per_token() const {
     keys += key_bytes(slot);
     tokens += size_t(head(0, slot, 0).length);
   }
-  const size_t value = sizeof(uint16_t) * size_t(shape_.layers) * shape_.kv_heads * shape_.head_dim;
-  return value + (tokens ? keys / tokens : value);
+  const size_t half = sizeof(uint16_t) * size_t(shape_.head_dim);
+  const size_t value = byte_values_ ? half / 2 + sizeof(float) : half;
+  const size_t heads = size_t(shape_.layers) * shape_.kv_heads;
+  return heads * value + (tokens ? keys / tokens : heads * half);
 }
 
 }  // namespace edge

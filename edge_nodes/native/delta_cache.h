@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys as changes against the last propagated value (DeltaLLM, arXiv 2507.19608): masks and packed codes, with the
-// keys of a window and the first ones exact. Values stay exact.
+// keys of a window and the first ones exact. Values stay exact, or are kept in 8 bits.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,7 @@ struct DeltaOptions {
   std::vector<float> theta;  // [layer][kv head][channel], or one for all
   double window_scale = 0.05;
   int sink = 0;  // leading keys that stay exact
+  bool byte_values = false;  // values in 8 bits with a scale for each, not in half precision
 };
 
 // Score multiply-adds of the tokens written since `begin`, per layer: [0] of the prompt, [1] of what follows it.
@@ -72,9 +73,11 @@ class DeltaCache : public Cache {
     return theta_.data() + (size_t(layer) * shape_.kv_heads + index) * shape_.head_dim;
   }
   const float* step(int layer, int index) const { return step_.data() + (theta(layer, index) - theta_.data()); }
+  // Positions before those of a head.
   size_t value_at(int layer, int slot, int index) const {
-    return ((size_t(slot) * shape_.layers + layer) * shape_.kv_heads + index) * context_ * shape_.head_dim;
+    return ((size_t(slot) * shape_.layers + layer) * shape_.kv_heads + index) * context_;
   }
+  void put_value(size_t at, const float* value);
 
   int coded_until(const Head& h, const Slot& slot, int position) const;
   int ring(int position) const;
@@ -100,7 +103,10 @@ class DeltaCache : public Cache {
   Buffer<float> theta_, step_;  // [layer][kv head][channel]
   std::vector<Head> heads_;
   std::vector<Slot> slots_;
-  Buffer<uint16_t> values_;  // [slot][layer][head][position][dim]
+  bool byte_values_;
+  Buffer<uint16_t> values_;     // [slot][layer][head][position][dim], or
+  Buffer<int8_t> value_codes_;  // the same with
+  Buffer<float> value_scales_;  // [slot][layer][head][position]
 };
 
 }  // namespace edge

@@ -8,18 +8,13 @@
 
 namespace edge {
 
-namespace {
-
-// Codes of a row; returns their scale.
-float quantise_row(const float* x, int n, int8_t* codes) {
+float code_row(const float* x, int n, int8_t* codes) {
   float largest = 0.0f;
   for (int i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
   const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
   for (int i = 0; i < n; ++i) codes[i] = int8_t(x[i] * inverse + (x[i] < 0.0f ? -0.5f : 0.5f));
   return largest / 127.0f;
 }
-
-}  // namespace
 
 Int8Cache::Int8Cache(const CacheShape& shape, const Kernels& kernels)
     : Cache(shape), kernels_(delta_kernels(kernels.name)), context_(size_t(round_up(shape.context, kKeyBlock))) {
@@ -36,8 +31,8 @@ void Int8Cache::write(int layer, int slot, int head, int first, int count, const
   const size_t at = offset(layer, slot, head);
   std::vector<int8_t> key(static_cast<size_t>(dim));
   for (int p = first; p < first + count; ++p, k += stride, v += stride) {
-    key_scales_[at + p] = quantise_row(k, dim, key.data());
-    value_scales_[at + p] = quantise_row(v, dim, values_.data() + (at + p) * dim);
+    key_scales_[at + p] = code_row(k, dim, key.data());
+    value_scales_[at + p] = code_row(v, dim, values_.data() + (at + p) * dim);
     int8_t* tile = keys_.data() + (at + size_t(p / kKeyBlock) * kKeyBlock) * dim + p % kKeyBlock * 4;
     for (int c = 0; c < dim; c += 4) std::memcpy(tile + c * kKeyBlock, key.data() + c, 4);
   }

@@ -7,6 +7,9 @@
 
 namespace edge {
 
+// Codes a row of n floats; returns their scale.
+float code_row(const float* x, int n, int8_t* codes);
+
 class Int8Cache : public Cache {
  public:
   Int8Cache(const CacheShape& shape, const Kernels& kernels);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 
 #ifdef __linux__
@@ -171,21 +172,40 @@ int read_code(const uint8_t* group, int bits, int lane_row, int k) {
 
 }  // namespace
 
-// Asks for 2 MiB pages: a stream of weights crosses a page boundary, where prefetching stops, less often.
-static void prefer_huge_pages(const Buffer<uint8_t>& buffer) {
+namespace {
+
+// Memory for the codes of many matrices, side by side in 2 MiB pages: one of 1.6 MB alone would get none, and at the
+// edge of a small page a stream of weights waits for the table of pages. A chunk goes when all of its matrices have.
+std::shared_ptr<void> take_codes(size_t bytes, uint8_t** data) {
+  constexpr size_t kPage = size_t(1) << 21, kChunk = 16 * kPage, kLine = 64;
+  static std::mutex mutex;
+  static std::weak_ptr<uint8_t> newest;
+  static size_t used = 0, size = 0;
+  const std::lock_guard<std::mutex> lock(mutex);
+  bytes = (bytes + kLine - 1) / kLine * kLine;
+  std::shared_ptr<uint8_t> chunk = newest.lock();
+  if (!chunk || size - used < bytes) {
+    size = std::max(kChunk, (bytes + kPage - 1) / kPage * kPage);
+    used = 0;
+    const auto free = [](uint8_t* p) { ::operator delete(p, std::align_val_t(kPage)); };
+    chunk.reset(static_cast<uint8_t*>(::operator new(size, std::align_val_t(kPage))), free);
+    newest = chunk;
 #ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = uintptr_t(buffer.data()), end = begin + buffer.bytes();
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = end / kPage * kPage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a wish
-#else
-  (void)buffer;
+    madvise(chunk.get(), size, MADV_HUGEPAGE);  // only a wish
 #endif
+  }
+  *data = chunk.get() + used;
+  used += bytes;
+  return chunk;
 }
 
+}  // namespace
+
 void Matrix::resize_codes() {
-  codes.resize(size_t(tiles) * tile_bytes());
-  prefer_huge_pages(codes);
+  const size_t bytes = size_t(tiles) * tile_bytes();
+  uint8_t* data = nullptr;
+  chunk_ = take_codes(bytes, &data);
+  codes.borrow(data, bytes);
 }
 
 Matrix Matrix::view() const {

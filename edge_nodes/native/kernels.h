@@ -57,7 +57,6 @@ class Buffer {
     data_ = data;
     size_ = count;
   }
-  bool owns() const { return own_ != nullptr; }
   T* data() { return data_; }
   const T* data() const { return data_; }
   T& operator[](size_t i) { return data_[i]; }
@@ -122,6 +121,8 @@ struct Matrix {
   Matrix view() const;
 
  private:
+  std::shared_ptr<void> chunk_;  // where `codes` lie, unless they are borrowed
+
   void pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale);
   void pack_row(int row, const uint8_t* codes);
   int code(int row, int column) const;

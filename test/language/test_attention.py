@@ -63,8 +63,9 @@ def test_an_answer_continues_the_prompt_as_one_prompt_would(engine):
     assert engine.model.uses_delta
 
 
-def test_slots_copy_the_coded_keys_of_others(engine):
-    use(engine, 0.3, window_scale=0.1, sink=2)
+@pytest.mark.parametrize("byte_values", [False, True])
+def test_slots_copy_the_coded_keys_of_others(engine, byte_values):
+    use(engine, 0.3, window_scale=0.1, sink=2, byte_values=byte_values)
     model, n = engine.model, len(TOKENS)
     tokens = np.asarray(TOKENS, np.int32)
     for slot in (0, 1):

@@ -90,6 +90,12 @@ def test_delta_follows_the_rule(kernel, scale, sink, theta, tolerance):
     cache = make("delta", kernel, theta=theta, window_scale=scale, sink=sink)
     found = run(cache, q, k, v, prompt=prefill, prefill=prefill)
     assert np.abs(found - expected(q, k, v, theta, exact)).max() < tolerance
+    cache = make("delta", kernel, theta=theta, window_scale=scale, sink=sink, byte_values=True)
+    bytes_found = run(cache, q, k, v, prompt=prefill, prefill=prefill)
+    byte = np.abs(v).max(-1, keepdims=True) / 127
+    rounded = np.rint(v / byte) * byte
+    assert np.abs(bytes_found - expected(q, k, rounded, theta, exact)).max() < tolerance
+    assert np.abs(bytes_found - found).max() > 0
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -18,7 +18,8 @@ from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
 
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
-KINDS = ("f16", "i8", "delta")
+DELTA = ("delta", "delta, i8 values")
+KINDS = ("f16", "i8", *DELTA)
 RHO, THETA = 0.9, 0.404  # 60 % zeros
 CHUNK = 64  # tokens of a step of a prompt
 ROUNDS = 25
@@ -76,16 +77,15 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
 
 def targets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what was wanted and whether it was reached."""
-    delta = [row for row in rows if row["kind"] == "delta"]
     out = []
-    for name in dict.fromkeys(row["shape"] for row in delta):
-        of_shape = [row for row in delta if row["shape"] == name]
+    for name, kind in dict.fromkeys((row["shape"], row["kind"]) for row in rows if row["kind"] in DELTA):
+        of_shape = [row for row in rows if (row["shape"], row["kind"]) == (name, kind)]
         at_4k = [row for row in of_shape if row["context"] == 4096]
         ratio = max((row["key_ratio"] for row in at_4k), default=None)
         out += [
-            target(f"{name}: bytes of keys at 4k / half precision, 60 % zeros", ratio, "<=", 0.5),
-            target(f"{name}: decode at 4k, times as fast as dense f16", _least(at_4k), ">=", 1.3),
-            target(f"{name}: decode at any context, times as fast as dense f16", _least(of_shape), ">=", 0.95),
+            target(f"{name}, {kind}: bytes of keys at 4k / half precision, 60 % zeros", ratio, "<=", 0.5),
+            target(f"{name}, {kind}: decode at 4k, times as fast as dense f16", _least(at_4k), ">=", 1.3),
+            target(f"{name}, {kind}: decode at any context, times as fast as dense f16", _least(of_shape), ">=", 0.95),
         ]
     return out
 
@@ -113,7 +113,9 @@ class _Walk:
             "layers": shape.walked, "kv_heads": shape.kv_heads, "head_dim": shape.dim, "heads_per_kv": shape.group,
             "context": length, "kernel": kernel, "threads": threads, "theta": THETA,
         }  # fmt: skip
-        self._caches = {kind: native.Attention(kind, **options) for kind in KINDS}
+        self._caches = {
+            kind: native.Attention(kind.partition(",")[0], byte_values=kind == DELTA[1], **options) for kind in KINDS
+        }
         self._key = np.zeros((shape.walked, shape.kv_heads, shape.dim), np.float32)
         self._key_bytes: dict[int, int] = {}
         self._filled = 0
@@ -122,7 +124,7 @@ class _Walk:
         """Return the figures of every context and kind."""
         out = []
         for context in self._contexts:
-            self._caches["delta"].begin(context)
+            self._begin(context)
             self._fill(context)
             counts = self._caches["delta"].counts()
             decode, prefill = self._best(context, 1, rounds), self._best(context, CHUNK, max(2, rounds // 3))
@@ -143,7 +145,7 @@ class _Walk:
                         "key_bytes_per_token": sizes[0] * self._scale / context,
                         "key_ratio": sizes[0] / self._half(context),
                         "value_ratio": sizes[1] / self._half(context),
-                        "zeros": float(np.mean(counts["zero_share"])) if kind == "delta" else None,
+                        "zeros": float(np.mean(counts["zero_share"])) if kind in DELTA else None,
                     }
                 )
         return out
@@ -160,7 +162,8 @@ class _Walk:
         """Bytes of keys and of values that a token reads."""
         half = self._half(context)
         scales = 4 * context * self._shape.walked * self._shape.kv_heads
-        by_kind = {"f16": (half, half), "i8": (half / 2 + scales, half / 2 + scales), "delta": (coded, half)}
+        byte = half / 2 + scales
+        by_kind = {"f16": (half, half), "i8": (byte, byte), DELTA[0]: (coded, half), DELTA[1]: (coded, byte)}
         return by_kind[kind]
 
     def _bandwidth(self) -> float:
@@ -181,12 +184,16 @@ class _Walk:
                 cache.write(self._filled, keys, values)
             self._filled += CHUNK
 
+    def _begin(self, tokens: int) -> None:
+        for kind in DELTA:
+            self._caches[kind].begin(tokens)
+
     def _best(self, context: int, tokens: int, rounds: int) -> dict[str, float]:
         """Return least seconds of all layers for the newest `tokens` of a context, all kinds in turn."""
         heads = self._shape.kv_heads * self._shape.group
         q = self._random.standard_normal((self._shape.walked, tokens, heads, self._shape.dim), np.float32)
         q /= np.sqrt(self._shape.dim, dtype=np.float32)
-        self._caches["delta"].begin(0 if tokens == 1 else context)
+        self._begin(0 if tokens == 1 else context)
         best = dict.fromkeys(KINDS, float("inf"))
         for _ in range(rounds):
             for kind, cache in self._caches.items():
