@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command of the README runs.
 
-Those of colcon and ros2 launch: test_packaging.py and test_launch.py; eval and bench perception: test/cli.
+Those of colcon and ros2 launch: test_packaging.py and test_launch.py; chat, eval and bench language: test/cli.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BAG = ROOT / "config" / "demo" / "demo.mcap"
-ELSEWHERE = ("colcon build", "ros2 launch", "edge-nodes eval ", "edge-nodes bench perception")
+ELSEWHERE = ("colcon build", "ros2 launch", "edge-nodes eval ", "edge-nodes bench language", "edge-nodes chat ")
 
 
 def commands():
