@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 from pathlib import Path
 
 from setuptools import Distribution, find_packages, setup
@@ -6,9 +7,11 @@ from setuptools import Distribution, find_packages, setup
 NAME = "edge_nodes"
 
 try:
-    from pybind11.setup_helpers import Pybind11Extension, build_ext
+    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 except ImportError as error:
     raise SystemExit("edge_nodes needs pybind11 to build: pip install 'pybind11>=3,<4'") from error
+
+ParallelCompile(default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0).install()
 
 
 class _Dist(Distribution):
