@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -22,7 +21,7 @@ def _bench() -> None:
 
 @app.command("graph")
 def bench_graph(
-    as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045
+    as_json: Figures = None,
     quick: Annotated[bool, typer.Option(help="Part of the bag only; done in 30 s.")] = False,
     bag: Annotated[Optional[Path], typer.Option(help="Another bag than the demo's.")] = None,  # noqa: UP045
     config: Config = "",
@@ -34,8 +33,7 @@ def bench_graph(
 
     console = Console()
     result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices)
-    bench.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, bench.show, as_json, result)
 
 
 @app.command("perception")
@@ -46,8 +44,7 @@ def bench_perception(as_json: Figures = None, quick: Quick = False) -> None:
 
     console = Console()
     result = command.bench(console, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("speech")
@@ -63,8 +60,7 @@ def bench_speech(
 
     console = Console()
     result = command.bench(console, model=model, whisper=whisper, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("language")
@@ -79,8 +75,7 @@ def bench_language(
 
     console = Console()
     result = command.bench(console, model=model, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("fusion")
@@ -95,8 +90,7 @@ def bench_fusion(
 
     console = Console()
     result = command.bench(console, model=model, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("attention")
@@ -112,25 +106,21 @@ def bench_attention(
 
     console = Console()
     result = command.bench(console, quick=quick, threads=threads, kernel=kernel)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("lut")
 def bench_lut(
-    as_json: Annotated[Optional[Path], typer.Option("--json", help="Write the figures to this file.")] = None,  # noqa: UP045
+    as_json: Figures = None,
     quick: Annotated[bool, typer.Option(help="Fewer shapes and token counts; done in 20 s.")] = False,
 ) -> None:
     """Time the products of ternary weights, and what bounds them on this machine."""
+    from edge_nodes.cli import figures
     from edge_nodes.cli.bench import lut as command
 
     console = Console()
     result = command.lut_bench(console, quick=quick)
-    command.show(console, result)
-    if as_json:
-        as_json.parent.mkdir(parents=True, exist_ok=True)
-        as_json.write_text(json.dumps(result, indent=1) + "\n")
-        console.print(f"figures: {as_json}")
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("pager")
@@ -145,8 +135,7 @@ def bench_pager(
 
     console = Console()
     result = command.bench(console, model=model, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("boards")
@@ -157,5 +146,4 @@ def bench_boards(as_json: Figures = None, quick: Quick = False) -> None:
 
     console = Console()
     result = command.bench(console, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)

@@ -31,8 +31,7 @@ def eval_segmentation(
 
     console = Console()
     result = command.segmentation(console, data, model=model, device=device, sector_deg=sector_deg, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("reconstruction")
@@ -49,8 +48,7 @@ def eval_reconstruction(
 
     console = Console()
     result = command.reconstruction(console, data, model=model, device=device, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("speech")
@@ -70,8 +68,7 @@ def eval_speech(
 
     console = Console()
     result = command.speech(console, data, model=model, whisper=whisper, quick=quick, calibrate=calibrate)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("voting")
@@ -90,8 +87,7 @@ def eval_voting(
 
     console = Console()
     result = command.voting(console, data, model=model, limit=limit, tokens=tokens, threads=threads, quick=quick)
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
 
 
 @app.command("delta")
@@ -114,5 +110,4 @@ def eval_delta(
     result = command.delta(
         console, data, model=model, calibration=calibration, limit=limit, threads=threads, quick=quick
     )
-    command.show(console, result)
-    figures.write(console, as_json, result)
+    figures.report(console, command.show, as_json, result)
