@@ -54,18 +54,10 @@ void DenseCache::write(int layer, int slot, int head, int first, int count, cons
 
 void DenseCache::attend(const Query& query) const {
   const size_t at = offset(query.layer, query.slot, query.head);
-  Attention a;
-  a.q = query.q;
-  a.out = query.out;
-  a.stride = query.stride;
-  a.tokens = query.tokens;
-  a.heads_per_kv = shape_.heads_per_kv;
-  a.first_position = query.first_position;
-  a.head_dim = shape_.head_dim;
+  Attention a = attention_of(query);
   a.half = item_ == sizeof(uint16_t);
   a.keys = keys_.data() + at;
   a.values = values_.data() + at;
-  a.scores = query.scores;
   kernels_.attend(a);
 }
 

@@ -58,6 +58,20 @@ class Cache {
   }
 
  protected:
+  // The kernels' view of a query block; keys and values are left to the kind of cache.
+  Attention attention_of(const Query& query) const {
+    Attention a;
+    a.q = query.q;
+    a.out = query.out;
+    a.stride = query.stride;
+    a.tokens = query.tokens;
+    a.heads_per_kv = shape_.heads_per_kv;
+    a.first_position = query.first_position;
+    a.head_dim = shape_.head_dim;
+    a.scores = query.scores;
+    return a;
+  }
+
   CacheShape shape_;
 };
 

@@ -42,16 +42,8 @@ void Int8Cache::attend(const Query& query) const {
   const size_t at = offset(query.layer, query.slot, query.head);
   const int dim = shape_.head_dim, rows = query.tokens * shape_.heads_per_kv, quads = dim / 4;
   const int blocks = (query.first_position + query.tokens + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
-  Attention a;
-  a.q = query.q;
-  a.out = query.out;
-  a.stride = query.stride;
-  a.tokens = query.tokens;
-  a.heads_per_kv = shape_.heads_per_kv;
-  a.first_position = query.first_position;
-  a.head_dim = dim;
+  Attention a = attention_of(query);
   a.values = values_.data() + at * dim;
-  a.scores = query.scores;
   std::vector<uint32_t> words(size_t(rows) * quads);
   std::vector<float> scales(static_cast<size_t>(rows));
   const CodedQueries coded{rows, quads, false, words.data(), words.data(), scales.data()};
