@@ -17,6 +17,7 @@ class State(str, Enum):
     BAD_INPUT = "BAD_INPUT"
     QOS = "QOS"
     STALE_INPUT = "STALE_INPUT"
+    NO_TF = "NO_TF"
     OVERLOADED = "OVERLOADED"
 
 

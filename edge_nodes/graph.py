@@ -17,6 +17,7 @@ from typing import Any
 from edge_nodes import parameters
 from edge_nodes.errors import ParameterError
 from edge_nodes.nodes.config import CommonConfig
+from edge_nodes.perception.config import MOTION_TOPICS
 
 PACKAGE = "edge_nodes"
 
@@ -31,6 +32,9 @@ class Topic:
         depth: queue depth of its endpoints.
         sensor: a sensor stream: subscribed best effort, newest wins, so that it matches every driver.
         optional: an input that a node can do without: nobody waits for it.
+        absolute: its name is not moved by a namespace, only by a remap.
+        latched: late subscribers get the last messages (transient local).
+        extra: its type may not be installed; then it is left out.
     """
 
     type: str
@@ -38,6 +42,13 @@ class Topic:
     depth: int = 10
     sensor: bool = False
     optional: bool = False
+    absolute: bool = False
+    latched: bool = False
+    extra: bool = False
+
+    def name(self, topic: str) -> str:
+        """Return the name that this topic, called `topic` in `TOPICS`, has in ROS."""
+        return f"/{topic}" if self.absolute else topic
 
 
 TOPICS: Mapping[str, Topic] = {
@@ -45,6 +56,16 @@ TOPICS: Mapping[str, Topic] = {
         "sensor_msgs/PointCloud2", "LiDAR scan in the sensor's frame: x ahead, y left, z up", 1, sensor=True
     ),
     "odometry": Topic("nav_msgs/Odometry", "the base's pose in the odometry frame", 50, sensor=True, optional=True),
+    "tf": Topic("tf2_msgs/TFMessage", "frames that move (REP 105)", 100, optional=True, absolute=True, extra=True),
+    "tf_static": Topic(
+        "tf2_msgs/TFMessage",
+        "frames that stand: where the sensor is on the robot",
+        100,
+        optional=True,
+        absolute=True,
+        latched=True,
+        extra=True,
+    ),
     "audio": Topic("std_msgs/Int16MultiArray", "PCM samples, 16 kHz mono", 100),
     "segmentation/labels": Topic("sensor_msgs/Image", "mono8, class id of each cell; ahead is up, left is left", 2),
     "segmentation/grid": Topic("nav_msgs/OccupancyGrid", "obstacles by class as a ROS grid, 0..100, -1 unknown", 2),
@@ -117,6 +138,7 @@ def load(path: str) -> Any:
 
 
 _LARGE = ("sensor_msgs/PointCloud2", "sensor_msgs/Image", "nav_msgs/OccupancyGrid")
+
 _PERCEPTION = ("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast")
 _SHOWN = (
     "points",
@@ -138,7 +160,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:SegmentationConfig",
             "edge_nodes.pipelines.segmentation:SegmentationPipeline",
-            ("points", "odometry"),
+            ("points", *MOTION_TOPICS),
             ("segmentation/labels", "segmentation/grid"),
         ),
         Node(
@@ -147,7 +169,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:ReconstructionConfig",
             "edge_nodes.pipelines.reconstruction:ReconstructionPipeline",
-            ("points", "odometry"),
+            ("points", *MOTION_TOPICS),
             ("reconstruction/occupancy", "reconstruction/forecast"),
         ),
         Node(
@@ -156,7 +178,7 @@ NODES: Mapping[str, Node] = {
             "perception",
             "edge_nodes.perception.config:SceneConfig",
             "edge_nodes.pipelines.scene:ScenePipeline",
-            (*_PERCEPTION, "points", "odometry"),
+            (*_PERCEPTION, "points", *MOTION_TOPICS),
             ("scene/objects", "scene/text", "scene/event"),
         ),
         Node(
@@ -200,7 +222,7 @@ NODES: Mapping[str, Node] = {
             "Plays a bag: its topics and /clock.",
             "bag",
             "edge_nodes.nodes.config:BagPlayerConfig",
-            outputs=("points", "odometry", "audio", "language/prompt"),
+            outputs=("points", *MOTION_TOPICS, "audio", "language/prompt"),
         ),
         Node(
             "lifecycle_manager",

@@ -84,6 +84,10 @@ class Pipeline(ABC, Generic[ConfigT]):
         """
         return False
 
+    def reads(self, topic: str) -> bool:
+        """Return whether an input is of use with this configuration; one that is not is not subscribed to."""
+        return True
+
     def update(self, config: ConfigT) -> None:
         """Take changed run-time parameters; takes effect with the next message."""
         self.config = config

@@ -221,7 +221,8 @@ def _reached(sources: Sequence[str], parts: Sequence[str]) -> Iterator[graph.Nod
     there = set(sources)
     # Nodes are listed after those they depend on.
     for node in graph.NODES.values():
-        if node.pipeline and node.part in parts and there & set(node.inputs):
+        needs = {topic for topic in node.inputs if not graph.TOPICS[topic].optional}
+        if node.pipeline and node.part in parts and there & needs:
             there |= set(node.outputs)
             yield node
 

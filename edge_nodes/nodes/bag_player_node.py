@@ -20,7 +20,7 @@ from edge_nodes.bags import BagReader, BagTopic, RawMessage, map_topics, typesto
 from edge_nodes.bags import full_type as full
 from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.base import EdgeNode, run
-from edge_nodes.nodes.messages import message_type
+from edge_nodes.nodes.messages import installed, message_type
 from edge_nodes.pipeline import stamp
 
 AHEAD = 24
@@ -61,9 +61,11 @@ class BagPlayerNode(EdgeNode):
         """Return {recorded name: name to publish under}; names of the graph are relative."""
         pairs = (word.partition(":=") for word in self.config.topics.split())
         known = map_topics(recorded, {topic: name for topic, _, name in pairs})
-        mapping = {name: topic for name, topic in known.items() if topic in self.spec.outputs}
+        mapping = {name: topic for name, topic in known.items() if topic in self.spec.outputs and installed(topic)}
         for name, topic in known.items():
-            if topic not in mapping.values():
+            if not installed(topic):
+                self.get_logger().warning(f"{name} is left out: {recorded[name].type} is not installed")
+            elif topic not in mapping.values():
                 self.get_logger().info(f"{name} is left out: the graph makes it itself")
             elif name.lstrip("/") != topic:
                 self.get_logger().info(f"{name} is played as {topic}")

@@ -27,7 +27,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.utilities import get_default_context, try_shutdown
@@ -37,7 +37,7 @@ from edge_nodes import graph, parameters
 from edge_nodes.errors import EdgeNodesError, ParameterError, State
 from edge_nodes.nodes.config import CommonConfig
 from edge_nodes.nodes.inbox import Inbox
-from edge_nodes.nodes.messages import build, message_type
+from edge_nodes.nodes.messages import build, installed, message_type
 from edge_nodes.nodes.statistics import DAY_S, Statistics
 from edge_nodes.pipeline import Output, Pipeline, stamp_ns
 
@@ -52,6 +52,7 @@ _LEVELS = {
     State.BAD_INPUT: DiagnosticStatus.WARN,
     State.QOS: DiagnosticStatus.WARN,
     State.STALE_INPUT: DiagnosticStatus.WARN,
+    State.NO_TF: DiagnosticStatus.WARN,
     State.OVERLOADED: DiagnosticStatus.WARN,
 }
 
@@ -181,7 +182,7 @@ class EdgeNode(LifecycleNode):
             return self._failed(State.OUT_OF_MEMORY, f"not enough memory to load the model: {error}")
         except Exception as error:  # noqa: BLE001  reported as a failed transition, with its state
             return self._failed(State.MODEL_BAD, f"configuring failed: {type(error).__name__}: {error}")
-        for topic in self.spec.outputs:
+        for topic in filter(installed, self.spec.outputs):
             self._output_publishers[topic] = self._make_publisher(topic)
         self._trigger_services = [self._make_service(name) for name in self.spec.services]
         self._lifecycle = "inactive"
@@ -197,7 +198,7 @@ class EdgeNode(LifecycleNode):
             self._worker = threading.Thread(target=self._work, args=(self._inbox,), name="worker", daemon=True)
             self._worker.start()
         self.start()
-        self._reader_subscriptions = [self._make_subscription(topic) for topic in self.spec.inputs]
+        self._reader_subscriptions = self.subscribe()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -286,7 +287,8 @@ class EdgeNode(LifecycleNode):
             topic in self.spec.inputs and about.sensor and self._value(f"{topic}.reliability") == "best_effort"
         )
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
-        return QoSProfile(depth=about.depth, reliability=reliability)
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if about.latched else DurabilityPolicy.VOLATILE
+        return QoSProfile(depth=about.depth, reliability=reliability, durability=durability)
 
     def qos_entity(self, topic: str) -> str | None:
         """Return what tells a topic's QoS parameters from those of another subscription to it; None for nothing."""
@@ -296,10 +298,15 @@ class EdgeNode(LifecycleNode):
         """Return the message class that a topic is subscribed with."""
         return message_type(graph.TOPICS[topic].type)
 
+    def subscribe(self) -> list[Any]:
+        """Return new subscriptions to the inputs that are of use and whose type is installed."""
+        reads = self.pipeline.reads if self.pipeline is not None else lambda _: True
+        return [self._make_subscription(topic) for topic in filter(installed, self.spec.inputs) if reads(topic)]
+
     def _make_publisher(self, topic: str) -> Any:
         return self.create_lifecycle_publisher(
             message_type(graph.TOPICS[topic].type),
-            topic,
+            graph.TOPICS[topic].name(topic),
             self.qos(topic),
             event_callbacks=PublisherEventCallbacks(incompatible_qos=lambda event: self._incompatible(topic, event)),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -308,7 +315,7 @@ class EdgeNode(LifecycleNode):
     def _make_subscription(self, topic: str) -> Any:
         return self.create_subscription(
             self.input_type(topic),
-            topic,
+            graph.TOPICS[topic].name(topic),
             lambda data: self._receive(topic, cast(bytes, data)),
             self.qos(topic),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._incompatible(topic, event)),
@@ -329,7 +336,7 @@ class EdgeNode(LifecycleNode):
         return response
 
     def _incompatible(self, topic: str, event: Any) -> None:
-        name = self.resolve_topic_name(topic)
+        name = self.resolve_topic_name(graph.TOPICS[topic].name(topic))
         policy = str(event.last_policy_kind).rpartition(".")[2]
         text = (
             f"{name}: another node's endpoint has an incompatible {policy} policy, so nothing arrives. "

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_nodes import graph
+
 _ELEMENT = re.compile(r"^(?:sequence<)?([a-z0-9_]+/[A-Za-z0-9_]+)")
 
 
@@ -20,6 +22,17 @@ def message_type(name: str) -> Any:
     """Return the message class called "package/Name"."""
     package, _, message = name.partition("/")
     return getattr(importlib.import_module(f"{package}.msg"), message)
+
+
+def installed(topic: str) -> bool:
+    """Return whether a topic of the graph can be used here: only an `extra` one's type may not be installed."""
+    if not graph.TOPICS[topic].extra:
+        return True
+    try:
+        message_type(graph.TOPICS[topic].type)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def build(message_class: Any, fields: Mapping[str, Any]) -> Any:

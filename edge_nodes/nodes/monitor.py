@@ -39,6 +39,7 @@ from edge_nodes.bags import BagWriter
 from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.base import make_executor
 from edge_nodes.nodes.messages import message_type
+from edge_nodes.perception.config import MOTION_TOPICS
 
 CLOCK_WINDOW = 200
 STANDS_NS = 500_000
@@ -51,7 +52,7 @@ LATE_S = 0.2
 FIRST_WORD = "end of speech to first word"
 STAMPED = frozenset(("sensor_msgs/Image", "nav_msgs/OccupancyGrid", "sensor_msgs/PointCloud2"))
 EVENTS = frozenset(("scene/event", "speech/event", "language/event"))
-BAG = frozenset(("points", "audio"))
+BAG = frozenset(("points", "audio", *MOTION_TOPICS))
 NETWORKS = frozenset(("segmentation/labels", "reconstruction/occupancy", "reconstruction/forecast"))
 
 

@@ -74,7 +74,7 @@ class SpeechNode(EdgeNode):
             for subscription in self._reader_subscriptions:
                 self.destroy_subscription(subscription)
             self._take(found)
-            self._reader_subscriptions = [self._make_subscription(topic) for topic in self.spec.inputs]
+            self._reader_subscriptions = self.subscribe()
 
     def _found(self) -> str:
         """Return the type to subscribe with; the last one, and a report, if it cannot be."""

@@ -11,6 +11,8 @@ CLASSES = ("unknown", "ground", "wall", "vehicle", "person", "obstacle")
 """Names of the class ids in segmentation/labels."""
 COLOURS = ((20, 20, 24), (110, 120, 110), (150, 110, 80), (60, 130, 220), (240, 90, 60), (230, 200, 60))
 """RGB of each class in pictures, in the order of `CLASSES`."""
+MOTION_TOPICS = ("odometry", "tf", "tf_static")
+"""Input topics that tell how the robot moves."""
 _MODEL = (
     "name of a model, path of its directory, or a published checkpoint of arXiv 2412.18165: a .pth, .pt or .bin file, "
     "reference:FILE, or reference for the one in the model cache's perception/reference"
@@ -48,11 +50,12 @@ class BevConfig:
     )
     ego_motion: str = parameter(
         "auto",
-        "how older maps and tracks follow the robot's own motion: by odometry, by matching scans, auto (odometry "
-        "wherever it covers a scan, else matching), or not at all",
-        choices=("auto", "odometry", "scan", "none"),
+        "how older maps and tracks follow the robot's own motion: by TF, by odometry, by matching scans, auto (the "
+        "first of these that covers a scan), or not at all; with tf or odometry a scan without a pose is an error",
+        choices=("auto", "tf", "odometry", "scan", "none"),
         fixed=True,
     )
+    odom_frame: str = parameter("odom", "the frame of TF in which the robot moves without jumps (REP 105)")
     mount_x_m: float = parameter(
         0.0, "the sensor's place ahead of the base that odometry speaks of", unit="m", minimum=-10.0, maximum=10.0
     )
@@ -63,6 +66,11 @@ class BevConfig:
     max_gap_s: float = parameter(
         1.0, "a longer gap between clouds, or a step back in time, starts the history anew", unit="s", minimum=0.1
     )
+
+    def reads(self, topic: str) -> bool:
+        """Return whether a topic of `MOTION_TOPICS` is of use with this `ego_motion`."""
+        way = {"odometry": "odometry"}.get(topic, "tf")
+        return topic in MOTION_TOPICS and self.ego_motion in ("auto", way)
 
     @property
     def cells(self) -> int:

@@ -1,113 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's own motion between scans: from odometry where it covers them, else by matching the scans."""
+"""The robot's own motion between scans: from TF or odometry where they cover them, else by matching the scans."""
 
 from __future__ import annotations
 
 import math
-import threading
-from bisect import bisect_left
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.transform import Rotation
 
+from edge_nodes.errors import State
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground
 from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
-
-_KEPT, _STEP_BACK_NS = 2000, 1_000_000_000
-_REACH_NS, _GAP_NS = 200_000_000, 500_000_000  # how far poses are carried on, and between which they are interpolated
-_BASE_NS = 20_000_000  # two poses this far apart say how fast the robot is
-
-
-class PoseBuffer:
-    """The newest planar poses of the robot's base in the odometry frame. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stamps: list[int] = []
-        self._poses: list[tuple[float, float, float]] = []
-
-    def add(self, stamp_ns: int, x: float, y: float, yaw: float) -> None:
-        """Add a pose (m, m, rad); one that is out of order is left out, a step back of over 1 s starts anew."""
-        if not all(map(math.isfinite, (x, y, yaw))):
-            raise PerceptionError("a pose is not finite", got=f"({x}, {y}, {yaw})", expected="metres and radians")
-        with self._lock:
-            if self._stamps and stamp_ns <= self._stamps[-1]:
-                if self._stamps[-1] - stamp_ns <= _STEP_BACK_NS:
-                    return
-                self._stamps.clear()
-                self._poses.clear()
-            if self._poses:  # yaw goes on beyond pi, so that it can be interpolated
-                last = self._poses[-1][2]
-                yaw = last + math.remainder(yaw - last, math.tau)
-            self._stamps.append(stamp_ns)
-            self._poses.append((x, y, yaw))
-            if len(self._stamps) > _KEPT:
-                del self._stamps[: _KEPT // 2], self._poses[: _KEPT // 2]
-
-    def at(self, stamp_ns: int) -> Motion2 | None:
-        """Return the pose at a stamp, interpolated, or carried on by up to 0.2 s; None if nothing is known."""
-        with self._lock:
-            after = bisect_left(self._stamps, stamp_ns)
-            if after < len(self._stamps) and self._stamps[after] == stamp_ns:
-                return Motion2(*self._poses[after], True)
-            if after == 0:
-                return None
-            before = after - 1
-            if after == len(self._stamps):
-                if stamp_ns - self._stamps[before] > _REACH_NS:
-                    return None
-                after = before
-                while before > 0 and self._stamps[after] - self._stamps[before] < _BASE_NS:
-                    before -= 1
-            if before == after:
-                return Motion2(*self._poses[after], True)
-            span = self._stamps[after] - self._stamps[before]
-            if span > _GAP_NS:
-                return None
-            share = (stamp_ns - self._stamps[before]) / span
-            a, b = self._poses[before], self._poses[after]
-            x, y, yaw = (u + (v - u) * share for u, v in zip(a, b, strict=True))
-            return Motion2(x, y, yaw, True)
+from edge_nodes.perception.transforms import FrameTree, Matrix4, PoseBuffer, matrix_of
 
 
 class EgoMotion:
     """How the sensor moved from scan to scan.
 
     Args:
-        config: `ego_motion` and where the sensor sits on the base.
+        config: `ego_motion`, the frames, and where the sensor sits on the base.
+
+    Attributes:
+        sensor_frame: frame of the scans, as TF names it.
+        source: what the last motion came from: "tf", "odometry", "scan" or "none".
     """
 
     def __init__(self, config: BevConfig) -> None:
         self.config = config
-        self.poses = PoseBuffer()
+        self.sensor_frame = ""
         self.source = "none"
+        self.poses = PoseBuffer()
+        self.frames = FrameTree()
         self._scans = ScanOdometry()
-        self._before: Motion2 | None = None
+        self._before: tuple[str, Matrix4] | None = None
 
     def reset(self) -> None:
         """Forget the scan before; poses stay."""
         self._scans.reset()
         self._before = None
 
-    def add(self, message: Any) -> None:
-        """Take a nav_msgs/Odometry.
+    def take(self, topic: str, message: Any) -> None:
+        """Take a message of one of `MOTION_TOPICS`: nav_msgs/Odometry or tf2_msgs/TFMessage. Thread-safe.
 
         Raises:
-            PerceptionError: BAD_INPUT, its pose is not finite or its quaternion has no length.
+            PerceptionError: BAD_INPUT, a pose is not finite or its quaternion has no length.
         """
-        p, q = message.pose.pose.position, message.pose.pose.orientation
-        if not 0.5 < q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w < 2.0:
-            raise PerceptionError(
-                "the orientation of an odometry message is no rotation",
-                got=f"({q.x}, {q.y}, {q.z}, {q.w})",
-                expected="a unit quaternion",
-            )
-        yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y * q.y + q.z * q.z))
-        stamp = message.header.stamp
-        self.poses.add(int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec), p.x, p.y, yaw)
+        if topic != "odometry":
+            self.frames.add(message, static=topic == "tf_static")
+            return
+        pose, stamp = message.pose.pose, message.header.stamp
+        at = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+        self.poses.add(at, matrix_of(pose.position, pose.orientation))
 
     def update(self, xyz: npt.NDArray[np.float32], ground: Ground, *, stamp_ns: int, gap_s: float) -> Motion2:
         """Return the sensor's motion since the scan before, in the frame it had then.
@@ -117,24 +64,64 @@ class EgoMotion:
             ground: under them.
             stamp_ns: of the scan.
             gap_s: seconds since the scan before; 0 for the first.
+
+        Raises:
+            PerceptionError: NO_TF, `ego_motion` asks for TF or odometry and neither covers the scan.
         """
         way = self.config.ego_motion
         if way == "none":
             return Motion2()
-        now = self._sensor_pose(stamp_ns) if way in ("auto", "odometry") else None
+        now = self._sensor_pose(stamp_ns)
         before, self._before = self._before, now
-        if now is not None and before is not None:
-            self.source = "odometry"
+        if now is not None and before is not None and before[0] == now[0]:
+            self.source = now[0]
             self._scans.reset()
-            return before.inverse().then(now)
-        if way == "odometry":
+            return _planar(np.linalg.inv(before[1]) @ now[1])
+        if way in ("tf", "odometry"):
             self.source = "none"
+            if now is None:
+                raise self._unknown(way, stamp_ns)
             return Motion2()
         self.source = "scan"
         return self._scans.update(standing_points(xyz, ground, self.config), gap_s)
 
-    def _sensor_pose(self, stamp_ns: int) -> Motion2 | None:
-        base = self.poses.at(stamp_ns)
+    def _sensor_pose(self, stamp_ns: int) -> tuple[str, Matrix4] | None:
+        """Return what tells the sensor's pose at a stamp, and the pose."""
         c = self.config
-        mount = Motion2(c.mount_x_m, c.mount_y_m, math.radians(c.mount_yaw_deg), True)
-        return None if base is None else base.then(mount)
+        if c.reads("tf") and self.sensor_frame:
+            pose = self.frames.lookup(c.odom_frame, self.sensor_frame, stamp_ns)
+            if pose is not None:
+                return "tf", pose
+        if c.reads("odometry"):
+            base = self.poses.at(stamp_ns)
+            if base is not None:
+                mount = np.eye(4)
+                mount[:3, :3] = Rotation.from_euler("z", c.mount_yaw_deg, degrees=True).as_matrix()
+                mount[:2, 3] = c.mount_x_m, c.mount_y_m
+                return "odometry", base @ mount
+        return None
+
+    def _unknown(self, way: str, stamp_ns: int) -> PerceptionError:
+        """Return the error of a scan without a pose; where the robot is, is never guessed then."""
+        if way == "tf":
+            known = ", ".join(self.frames.frames()) or "none yet"
+            return PerceptionError(
+                f"no transform from {self.sensor_frame or 'a cloud without frame_id'} up to {self.config.odom_frame} "
+                f"at {stamp_ns / 1e9:.3f} s",
+                got=f"frames with a parent: {known}",
+                expected="the way up on /tf and /tf_static",
+                remedy="Start the robot's TF, set bev.odom_frame, or bev.ego_motion: auto.",
+                state=State.NO_TF,
+            )
+        return PerceptionError(
+            f"no odometry covers the scan at {stamp_ns / 1e9:.3f} s",
+            got=f"{len(self.poses)} poses",
+            expected="nav_msgs/Odometry on the topic odometry, no more than 0.2 s older",
+            remedy="Start it, remap the topic, or set bev.ego_motion: auto.",
+            state=State.NO_TF,
+        )
+
+
+def _planar(pose: Matrix4) -> Motion2:
+    """Return the motion in the plane of a pose (4, 4)."""
+    return Motion2(float(pose[0, 3]), float(pose[1, 3]), math.atan2(pose[1, 0], pose[0, 0]), True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_nodes.perception.config import ReconstructionConfig, is_reference
+from edge_nodes.perception.config import MOTION_TOPICS, ReconstructionConfig, is_reference
 from edge_nodes.pipeline import Output, Pipeline, Progress, stamp_ns
 from edge_nodes.pipelines.segmentation import image, status
 
@@ -21,7 +21,7 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
     """points, odometry -> reconstruction/occupancy, reconstruction/forecast."""
 
     config_type = ReconstructionConfig
-    early = ("odometry",)
+    early = MOTION_TOPICS
 
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
@@ -39,9 +39,9 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
             self._reconstructor = Reconstructor(self.config, progress)
 
     def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
-        """Remember odometry."""
+        """Remember how the robot moves."""
         if self._reconstructor is not None:
-            self._reconstructor.inference.history.ego_motion.add(message)
+            self._reconstructor.inference.history.ego_motion.take(topic, message)
         return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
@@ -52,10 +52,15 @@ class ReconstructionPipeline(Pipeline[ReconstructionConfig]):
             return
         cloud = decode(message)
         time_ns, frame = stamp_ns(message.header.stamp), message.header.frame_id
+        self._reconstructor.inference.history.ego_motion.sensor_frame = frame
         occupancy = self._reconstructor.reconstruct(cloud.xyz, stamp_ns=time_ns)
         for name, values in ((OCCUPANCY, occupancy.now), (FORECAST, occupancy.ahead)):
             if name in wanted:
                 yield Output(name, image(values, "32FC1", time_ns, frame))
+
+    def reads(self, topic: str) -> bool:
+        """See `Pipeline.reads`."""
+        return topic not in MOTION_TOPICS or self.config.bev.reads(topic)
 
     def update(self, config: ReconstructionConfig) -> None:
         """See `Pipeline.update`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_nodes import events
-from edge_nodes.perception.config import SceneConfig
+from edge_nodes.perception.config import MOTION_TOPICS, SceneConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.pipeline import Output, Pipeline, Progress, header, stamp_ns
 
@@ -34,7 +34,7 @@ class ScenePipeline(Pipeline[SceneConfig]):
     """segmentation/labels, reconstruction/*, points, odometry -> scene/objects, scene/text, scene/event."""
 
     config_type = SceneConfig
-    early = ("odometry",)
+    early = MOTION_TOPICS
 
     def __init__(self, config: SceneConfig) -> None:
         super().__init__(config)
@@ -53,9 +53,9 @@ class ScenePipeline(Pipeline[SceneConfig]):
         self._waiting, self._newest_ns = {}, -1
 
     def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
-        """Remember odometry."""
+        """Remember how the robot moves."""
         if self._builder is not None:
-            self._builder.ego_motion.add(message)
+            self._builder.ego_motion.take(topic, message)
         return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
@@ -74,9 +74,9 @@ class ScenePipeline(Pipeline[SceneConfig]):
         if parts is None:
             return
         begin = time.perf_counter()
-        cloud = decode(parts[POINTS])
+        cloud, frame = decode(parts[POINTS]), parts[POINTS].header.frame_id
+        self._builder.ego_motion.sensor_frame = frame
         state = self._builder.update(parts[LABELS], parts[OCCUPANCY], parts[FORECAST], cloud.xyz, stamp_ns=time_ns)
-        frame = parts[POINTS].header.frame_id
         latency = {
             "scene": (time.perf_counter() - begin) * 1e3,
             # Stamps of another clock than the node's give no age.
@@ -117,6 +117,10 @@ class ScenePipeline(Pipeline[SceneConfig]):
             yield Output(TEXT, {"data": alarm + state.text})
         if OBJECTS in wanted:
             yield Output(OBJECTS, {"markers": markers(state.objects, time_ns, frame)})
+
+    def reads(self, topic: str) -> bool:
+        """See `Pipeline.reads`."""
+        return topic not in MOTION_TOPICS or self.config.bev.reads(topic)
 
     def update(self, config: SceneConfig) -> None:
         """See `Pipeline.update`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_nodes.perception.config import SegmentationConfig, is_reference
+from edge_nodes.perception.config import MOTION_TOPICS, SegmentationConfig, is_reference
 from edge_nodes.pipeline import Output, Pipeline, Progress, header, stamp_ns
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
     """points, odometry -> segmentation/labels, segmentation/grid."""
 
     config_type = SegmentationConfig
-    early = ("odometry",)
+    early = MOTION_TOPICS
 
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__(config)
@@ -40,9 +40,9 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
             self._segmenter = Segmenter(self.config, progress)
 
     def arrived(self, topic: str, message: Any, *, received_ns: int) -> bool:
-        """Remember odometry."""
+        """Remember how the robot moves."""
         if self._segmenter is not None:
-            self._segmenter.inference.history.ego_motion.add(message)
+            self._segmenter.inference.history.ego_motion.take(topic, message)
         return True
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
@@ -54,6 +54,7 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
             return
         cloud = decode(message)
         time_ns, frame = stamp_ns(message.header.stamp), message.header.frame_id
+        self._segmenter.inference.history.ego_motion.sensor_frame = frame
         segments = self._segmenter.segment(cloud.xyz, stamp_ns=time_ns)
         if LABELS in wanted:
             yield Output(LABELS, image(segments.labels, "mono8", time_ns, frame))
@@ -69,6 +70,10 @@ class SegmentationPipeline(Pipeline[SegmentationConfig]):
             }
             data = occupancy_grid(segments.labels).reshape(-1)
             yield Output(GRID, {"header": header(time_ns, frame), "info": info, "data": data})
+
+    def reads(self, topic: str) -> bool:
+        """See `Pipeline.reads`."""
+        return topic not in MOTION_TOPICS or self.config.bev.reads(topic)
 
     def update(self, config: SegmentationConfig) -> None:
         """See `Pipeline.update`."""

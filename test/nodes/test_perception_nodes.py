@@ -8,8 +8,11 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 from perception_messages import cloud_message
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
@@ -89,9 +92,10 @@ def far_field():
 class Bench:
     """One node of the graph, active, with a publisher for each of its inputs."""
 
-    def __init__(self, world, name, outputs):
+    def __init__(self, world, name, outputs, parameters=None):
         self.world = world
-        self.node = world.add(EdgeNode(graph.NODES[name], context=world.context))
+        given = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
+        self.node = world.add(EdgeNode(graph.NODES[name], context=world.context, parameter_overrides=given))
         self.out = {topic: world.collect(kind, topic) for topic, kind in outputs.items()}
         assert world.change(name, "configure"), self.node.health()
         assert world.change(name, "activate")
@@ -167,6 +171,36 @@ def test_odometry_moves_the_older_maps_and_bad_poses_are_counted(world):
     assert bench.node.pipeline.status()["ego_motion"] == "odometry"
     assert bench.errors() == 0
     bench.survives("odometry", {"no rotation": lambda: odometry(9, w=0.0)}, odometry(4), None)
+
+
+def test_tf_moves_the_older_maps_and_its_absence_is_an_error(world):
+    tf = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs has no wheel")
+    bench = Bench(world, "segmentation_node", {"segmentation/labels": Image}, {"bev.ego_motion": "tf"})
+    labels, history = bench.out["segmentation/labels"], bench.node.pipeline._segmenter.inference.history
+    bench.send("points", message(room(), time_ns=START_NS - PERIOD_NS))
+    world.wait(lambda: bench.errors() == 1, what="the scan without a transform to be counted")
+    state, text = bench.node.health()
+    assert (state.value, "no transform from lidar up to odom" in text) == ("NO_TF", True)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    bench.publishers["/tf_static"] = world.tester.create_publisher(tf.TFMessage, "/tf_static", latched)
+    bench.send("/tf_static", tf.TFMessage(transforms=[moved("base_link", "lidar", 0.5)]))
+    for i in range(3):
+        at = START_NS + i * PERIOD_NS
+        bench.send("/tf", tf.TFMessage(transforms=[moved("odom", "base_link", 0.3 * i, i)]))
+        found = history.ego_motion.frames.lookup
+        world.wait(lambda at=at: found("odom", "lidar", at) is not None, what="the transforms")
+        bench.send("points", message(room(i), time_ns=at))
+        world.wait(lambda n=i: len(labels) > n, what="labels")
+    assert history.motion == pytest.approx((0.3, 0.0, 0.0, True))
+    assert bench.node.pipeline.status()["ego_motion"] == "tf"
+    assert bench.errors() == 1
+
+
+def moved(parent, child, x, i=0):
+    made = TransformStamped(child_frame_id=child)
+    made.header.frame_id, made.transform.translation.x = parent, x
+    made.header.stamp.sec, made.header.stamp.nanosec = 5, i * PERIOD_NS
+    return made
 
 
 def test_layouts_and_malformed_clouds(world):

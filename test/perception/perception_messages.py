@@ -72,3 +72,20 @@ def odometry_message(x, y, yaw, time_ns=0):
     return SimpleNamespace(
         header=SimpleNamespace(stamp=stamp(time_ns), frame_id="odom"), pose=SimpleNamespace(pose=pose)
     )
+
+
+def transform(parent, child, xyz=(0.0, 0.0, 0.0), quaternion=(0.0, 0.0, 0.0, 1.0), time_ns=0):
+    """A geometry_msgs/TransformStamped-like object."""
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=stamp(time_ns), frame_id=parent),
+        child_frame_id=child,
+        transform=SimpleNamespace(
+            translation=SimpleNamespace(**dict(zip("xyz", xyz, strict=True))),
+            rotation=SimpleNamespace(**dict(zip("xyzw", quaternion, strict=True))),
+        ),
+    )
+
+
+def tf_message(*transforms):
+    """A tf2_msgs/TFMessage-like object."""
+    return SimpleNamespace(transforms=list(transforms))

@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from perception_messages import odometry_message
+from perception_messages import odometry_message, tf_message, transform
 
+from edge_nodes.errors import State
 from edge_nodes.perception import BevConfig, BevHistory, Ground
-from edge_nodes.perception.ego_motion import EgoMotion, PoseBuffer
+from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.odometry import Motion2
 
@@ -33,7 +34,7 @@ def pose(stamp_ns):
 def fed(config, stamps):
     motion = EgoMotion(config)
     for t in stamps:
-        motion.add(odometry_message(*pose(t), time_ns=t))
+        motion.take("odometry", odometry_message(*pose(t), time_ns=t))
     return motion
 
 
@@ -57,37 +58,18 @@ def test_inverse_motion():
     np.testing.assert_allclose(way.then(way.inverse())[:3], 0, atol=1e-12)
 
 
-def test_poses_are_carried_on_for_a_while_and_not_across_gaps():
-    poses = PoseBuffer()
-    assert poses.at(0) is None
-    poses.add(1000 * MS, 1.0, 0.0, 3.1)
-    poses.add(1100 * MS, 1.1, 0.0, -3.1)
-    assert poses.at(999 * MS) is None
-    x, _, yaw, _ = poses.at(1200 * MS)
-    assert x == pytest.approx(1.2)
-    assert yaw == pytest.approx(3.1 + 2 * (math.tau - 6.2))
-    assert poses.at(1301 * MS) is None
-    poses.add(2000 * MS, 5.0, 0.0, 0.0)
-    assert poses.at(1500 * MS) is None
-    poses.add(1900 * MS, 9.0, 9.0, 0.0)  # out of order: left out
-    assert poses.at(2000 * MS)[0] == 5.0
-    poses.add(100 * MS, 7.0, 0.0, 0.0)  # the bag was started again
-    assert poses.at(2000 * MS) is None
-    assert poses.at(100 * MS)[0] == 7.0
-
-
 def test_history_does_not_grow_and_bad_messages_change_nothing():
     motion = fed(BevConfig(), range(0, 100_000 * MS, 20 * MS))
-    assert len(motion.poses._stamps) <= 2000
+    assert len(motion.poses) <= 2000
     last = motion.poses.at(99_980 * MS)
     bad = odometry_message(math.nan, 0, 0, time_ns=100_000 * MS)
     with pytest.raises(PerceptionError, match="not finite"):
-        motion.add(bad)
+        motion.take("odometry", bad)
     bad = odometry_message(1, 0, 0, time_ns=100_000 * MS)
     bad.pose.pose.orientation.w = 0.0
     with pytest.raises(PerceptionError, match="no rotation"):
-        motion.add(bad)
-    assert motion.poses.at(99_980 * MS) == last
+        motion.take("odometry", bad)
+    np.testing.assert_array_equal(motion.poses.at(99_980 * MS), last)
 
 
 def scans_of_a_wall():
@@ -103,7 +85,7 @@ def test_older_maps_follow_odometry(way, used):
     )
     history = BevHistory(config)
     for stamp, xyz, x in scans_of_a_wall():
-        history.ego_motion.add(odometry_message(x, 0.0, 0.0, time_ns=stamp))
+        history.ego_motion.take("odometry", odometry_message(x, 0.0, 0.0, time_ns=stamp))
         maps = history.push(xyz, stamp)
     newest = np.argwhere(maps[..., 1:5].any(-1))
     rows = [np.argwhere(maps[..., 6 + 2 * age])[:, 0] for age in range(3)]
@@ -124,3 +106,63 @@ def test_auto_falls_back_to_scans_without_odometry():
         got = motion.update(wall - np.float32([0.1 * i, 0, 0]), ground, stamp_ns=i * 100 * MS, gap_s=0.1)
     assert motion.source == "scan"
     assert got.x == pytest.approx(0.1, abs=0.02)
+
+
+def test_tf_brings_the_mount_along_and_goes_before_odometry():
+    motion = EgoMotion(BevConfig(odom_frame="world"))
+    motion.sensor_frame = "lidar"
+    mount = matrix(0.4, -0.1, math.pi / 2)
+    turn = (0.0, 0.0, math.sin(math.pi / 4), math.cos(math.pi / 4))
+    motion.take("tf_static", tf_message(transform("base_link", "lidar", (0.4, -0.1, 1.2), turn)))
+    before = None
+    for i, stamp in enumerate(range(0, 2000 * MS, 100 * MS)):
+        x, y, yaw = pose(stamp)
+        quaternion = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+        motion.take("tf", tf_message(transform("world", "base_link", (x, y, 0.1 * i), quaternion, time_ns=stamp)))
+        motion.take("odometry", odometry_message(7.0 * i, 0.0, 0.0, time_ns=stamp))  # wrong, so it shows
+        got = motion.update(EMPTY, Ground(), stamp_ns=stamp, gap_s=0.1)
+        now = matrix(x, y, yaw) @ mount
+        if before is not None:
+            np.testing.assert_allclose(matrix(*got[:3]), np.linalg.inv(before) @ now, atol=1e-9)
+            assert motion.source == "tf"
+        before = now
+
+
+def test_a_sensor_upside_down_turns_the_other_way():
+    motion = EgoMotion(BevConfig(ego_motion="tf"))
+    motion.sensor_frame = "lidar"
+    motion.take("tf_static", tf_message(transform("base_link", "lidar", quaternion=(1.0, 0.0, 0.0, 0.0))))
+    for i in range(2):
+        yaw = 0.2 * i
+        quaternion = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+        motion.take("tf", tf_message(transform("odom", "base_link", (0, 0.5 * i, 0), quaternion, i * 100 * MS)))
+        got = motion.update(EMPTY, Ground(), stamp_ns=i * 100 * MS, gap_s=0.1)
+    np.testing.assert_allclose(got[:3], (0, -0.5, -0.2), atol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["tf", "odometry"])
+def test_a_scan_without_a_pose_is_an_error_where_one_is_asked_for(way):
+    config = dataclasses.replace(BevConfig(range_m=8.0, resolution_m=0.5, history=4), ego_motion=way)
+    history = BevHistory(config)
+    history.ego_motion.sensor_frame = "lidar"
+    cloud = np.array([[3.0, 0.0, 0.0]], np.float32)
+    with pytest.raises(PerceptionError, match=r"no transform from lidar up to odom|no odometry covers") as caught:
+        history.push(cloud, 0)
+    assert caught.value.state is State.NO_TF
+    if way == "tf":
+        history.ego_motion.take("tf", tf_message(transform("odom", "lidar", time_ns=50 * MS)))
+    else:
+        history.ego_motion.take("odometry", odometry_message(0.0, 0.0, 0.0, time_ns=50 * MS))
+    assert history.push(cloud, 100 * MS)[..., :6].any(), "the next scan with a pose is taken"
+
+
+def test_only_what_is_of_use_is_read():
+    read = {way: BevConfig(ego_motion=way).reads for way in ("auto", "tf", "odometry", "scan", "none")}
+    used = {way: [t for t in ("odometry", "tf", "tf_static", "points") if f(t)] for way, f in read.items()}
+    assert used == {
+        "auto": ["odometry", "tf", "tf_static"],
+        "tf": ["tf", "tf_static"],
+        "odometry": ["odometry"],
+        "scan": [],
+        "none": [],
+    }
