@@ -255,6 +255,7 @@ class Options:
         bag: a bag to play, or empty.
         devices: "auto", or the devices of segmentation and reconstruction separated by a comma.
         log_level: debug, info, warn, error.
+        remap: names of topics elsewhere, "points:=/ouster/points odometry:=/odom".
         autostart: whether the lifecycle manager brings the nodes up by itself.
         overrides: {node name: {parameter: value}}, strongest of all.
     """
@@ -266,6 +267,7 @@ class Options:
     bag: str = ""
     devices: str = "auto"
     log_level: str = "info"
+    remap: str = ""
     autostart: bool = True
     overrides: Mapping[str, Mapping[str, parameters.Scalar]] = field(default_factory=dict)
 
@@ -279,12 +281,15 @@ class Process:
     parameter_files: tuple[str, ...]
     parameters: Mapping[str, parameters.Scalar]
     log_level: str
+    remappings: tuple[tuple[str, str], ...] = ()
 
     def command(self) -> list[str]:
         """Return the command line that starts it without `ros2 launch`."""
         args = [sys.executable, "-m", f"{PACKAGE}.nodes.{self.node.name}", "--ros-args"]
         if self.namespace:
             args += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        for name, elsewhere in self.remappings:
+            args += ["-r", f"{name}:={elsewhere}"]
         for file in self.parameter_files:
             args += ["--params-file", file]
         for name, value in self.parameters.items():
@@ -296,8 +301,9 @@ def plan(options: Options) -> list[Process]:
     """Return the processes of the graph in the order in which they become active.
 
     Raises:
-        ParameterError: an unknown part, or `devices` that are not two.
+        ParameterError: an unknown part, `devices` that are not two, or a remap of no topic.
     """
+    remappings = tuple(_remappings(options.remap))
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         raise ParameterError("unknown part", got=sorted(unknown), expected="some of " + ", ".join(PARTS))
@@ -324,9 +330,21 @@ def plan(options: Options) -> list[Process]:
                 **options.overrides.get(node.name, {}),
             },
             options.log_level,
+            remappings,
         )
         for node in chosen
     ]
+
+
+def _remappings(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of "topic:=name topic:=name"."""
+    for word in text.split():
+        topic, arrow, name = word.partition(":=")
+        if not arrow or not name or topic.lstrip("/") not in TOPICS:
+            raise ParameterError(
+                "a remap names no topic of the graph", got=word, expected="topic:=name, one of " + ", ".join(TOPICS)
+            )
+        yield TOPICS[topic.lstrip("/")].name(topic.lstrip("/")), name
 
 
 def parameter_files(node: Node, config: str = "") -> Iterator[str]:

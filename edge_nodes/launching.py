@@ -51,6 +51,11 @@ def arguments(switches: Mapping[str, bool]) -> list[DeclareLaunchArgument]:
             description="Log level of all nodes",
         ),
         DeclareLaunchArgument(
+            "remap",
+            default_value=options.remap,
+            description="Names your topics have: points:=/ouster/points odometry:=/odom",
+        ),
+        DeclareLaunchArgument(
             "autostart",
             default_value=_text(options.autostart),
             choices=_BOOLEAN,
@@ -86,6 +91,7 @@ def describe(switches: Mapping[str, bool], *, fixed: tuple[str, ...] = ()) -> La
                 bag=values["bag"],
                 devices=values["devices"],
                 log_level=values["log_level"],
+                remap=values["remap"],
                 autostart=values["autostart"] == "true",
             )
         )
@@ -106,6 +112,7 @@ def _action(process: graph.Process) -> Node:
         name=process.node.name,
         namespace=process.namespace,
         parameters=[*process.parameter_files, dict(process.parameters)],
+        remappings=list(process.remappings),
         ros_arguments=["--log-level", process.log_level],
         additional_env=graph.environment(process.node),
         output="screen",

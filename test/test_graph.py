@@ -76,8 +76,18 @@ def test_plan_orders_nodes_and_fills_in_the_manager():
         assert "__ns:=/robot1" in process.command()
 
 
+def test_remap_reaches_every_process():
+    for process in graph.plan(graph.Options(remap="points:=/ouster/points tf:=tf")):
+        words = process.command()
+        assert words[words.index("points:=/ouster/points") - 1] == "-r"
+        assert "/tf:=tf" in words
+        assert process.remappings == (("points", "/ouster/points"), ("/tf", "tf"))
+
+
 def test_wrong_options_are_one_clear_error(tmp_path):
     for wrong in (
+        graph.Options(remap="cloud:=/ouster/points"),
+        graph.Options(remap="points=/ouster/points"),
         graph.Options(parts=("flying",)),
         graph.Options(devices="cpu"),
         graph.Options(config=str(tmp_path / "none.yaml")),
