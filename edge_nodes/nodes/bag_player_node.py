@@ -19,8 +19,9 @@ from edge_nodes import graph
 from edge_nodes.bags import BagReader, BagTopic, RawMessage, map_topics, typestore
 from edge_nodes.bags import full_type as full
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.nodes.base import EdgeNode, run
+from edge_nodes.nodes.base import EdgeNode
 from edge_nodes.nodes.messages import installed, message_type
+from edge_nodes.nodes.running import run
 from edge_nodes.pipeline import stamp
 
 AHEAD = 24

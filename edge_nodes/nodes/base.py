@@ -6,43 +6,34 @@ A node is its entry in `graph.py` plus a `Pipeline`. Callbacks only queue; the p
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, cast
 
 import psutil
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
-from rclpy.utilities import get_default_context, try_shutdown
 from std_srvs.srv import Trigger
 
 from edge_nodes import graph, parameters
 from edge_nodes.errors import EdgeNodesError, ParameterError, State
 from edge_nodes.nodes.config import CommonConfig
+from edge_nodes.nodes.declared import declare
 from edge_nodes.nodes.inbox import Inbox
 from edge_nodes.nodes.messages import build, installed, message_type
+from edge_nodes.nodes.progress import Progress
 from edge_nodes.nodes.statistics import DAY_S, Statistics
 from edge_nodes.pipeline import Output, Pipeline, stamp_ns
 
-RCLError = rclpy_implementation.RCLError
-PROGRESS_S = 2.0
 ERROR_SHOWN_S = 5.0
 STOP_TIMEOUT_S = 1.5
 OVERLOAD_AT = 4
@@ -81,7 +72,7 @@ class EdgeNode(LifecycleNode):
         self.spec = spec
         self._specs = {s.name: s for s in spec.specs()}
         for parameter in self._specs.values():
-            self._declare(parameter)
+            declare(self, parameter)
         self.config: Any = None
         self.common = CommonConfig()
         self.pipeline: Pipeline[Any] | None = None
@@ -110,30 +101,6 @@ class EdgeNode(LifecycleNode):
         )
 
     # -- parameters ----------------------------------------------------------------------------------------------
-
-    def _declare(self, spec: parameters.Spec) -> None:
-        descriptor = ParameterDescriptor(
-            description=spec.doc + (f" [{spec.unit}]" if spec.unit else ""),
-            additional_constraints=spec.expected() if spec.choices else "",
-        )
-        low, high = spec.minimum, spec.maximum
-        if spec.type is int and (low is not None or high is not None):
-            bounds = (-(2**63) if low is None else int(low), 2**63 - 1 if high is None else int(high))
-            descriptor.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1], step=1)]
-        if spec.type is float and (low is not None or high is not None):
-            edge = sys.float_info.max
-            bounds_f = (-edge if low is None else float(low), edge if high is None else float(high))
-            descriptor.floating_point_range = [FloatingPointRange(from_value=bounds_f[0], to_value=bounds_f[1])]
-        value, ignore = spec.default, False
-        override = self._parameter_overrides.get(spec.name)
-        if override is not None:
-            # YAML writes 40 for 40.0: accepted where a float is meant. Everything else is checked here, so that a
-            # wrong value gives one line and not rclpy's traceback.
-            value, ignore = spec.check(override.value), True
-        try:
-            self.declare_parameter(spec.name, value, descriptor, ignore_override=ignore)
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ParameterError(f"parameter {spec.name} was refused", got=value, expected=spec.expected()) from error
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -172,7 +139,7 @@ class EdgeNode(LifecycleNode):
         try:
             self.config, self.common = self._read_config()
             self.pipeline = self.make_pipeline()
-            with _Progress(self.get_logger().info) as progress:
+            with Progress(self.get_logger().info) as progress:
                 if self.pipeline is not None:
                     self.pipeline.load(progress)
                 self.load(progress)
@@ -509,76 +476,3 @@ class EdgeNode(LifecycleNode):
         self._stop()
         self._release()
         super().destroy_node()
-
-
-class _Progress:
-    """Passes progress lines on, and repeats the last one every 2 s so that nobody takes a load for a hang."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._text, self._begin = say, "loading", time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="progress", daemon=True)
-
-    def __enter__(self) -> Callable[[str], None]:
-        self._thread.start()
-        return self._line
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _line(self, text: str) -> None:
-        self._text = text
-        self._say(text)
-
-    def _repeat(self) -> None:
-        while not self._done.wait(PROGRESS_S):
-            self._say(f"{self._text} ... {time.monotonic() - self._begin:.0f} s")
-
-
-def make_executor() -> Any:
-    """Return the executor that costs least: events need a third of the wait set's CPU time per message."""
-    try:
-        from rclpy.experimental.events_executor import EventsExecutor
-    except ImportError:  # older distributions
-        return SingleThreadedExecutor()
-    return EventsExecutor()
-
-
-def run(make: str | Callable[..., Any], args: list[str] | None = None) -> None:
-    """Run a node until it is told to stop; the `main` of every node.
-
-    Args:
-        make: the node's name in `graph.NODES`, or a callable that returns the node.
-        args: command line, sys.argv by default.
-    """
-    node = executor = None
-    code = 0
-    try:
-        rclpy.init(args=args)
-        node = EdgeNode(graph.NODES[make]) if isinstance(make, str) else make()
-        executor = make_executor()
-        executor.add_node(node)
-        while node.context.ok():  # EventsExecutor.spin() hangs in Jazzy; spin_once does not
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (EdgeNodesError, RCLError) as error:
-        rclpy.logging.get_logger("edge_nodes").fatal(str(error))
-        code = 1
-    finally:
-        # A terminal and the launch both send SIGINT: the second one must not break the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if executor is not None:
-            executor.shutdown()
-        if node is not None:
-            node.destroy_node()
-        # The participant, and with it Fast DDS's shared memory, goes when the last reference to it does.
-        node = executor = None
-        gc.collect()
-        try_shutdown()
-        get_default_context().destroy()
-    # All of ours is closed; torch's own teardown takes seconds of a busy CPU, and a launch kills after five.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

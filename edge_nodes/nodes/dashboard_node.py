@@ -18,7 +18,8 @@ from rclpy.clock_type import ClockType
 
 from edge_nodes import graph
 from edge_nodes.errors import EdgeNodesError, State
-from edge_nodes.nodes.base import EdgeNode, run
+from edge_nodes.nodes.base import EdgeNode
+from edge_nodes.nodes.running import run
 
 _TALK_LINES = 12
 

@@ -24,8 +24,9 @@ from std_srvs.srv import Trigger
 
 from edge_nodes import graph, parameters
 from edge_nodes.errors import ParameterError
-from edge_nodes.nodes.base import run
 from edge_nodes.nodes.config import LifecycleManagerConfig
+from edge_nodes.nodes.declared import declare
+from edge_nodes.nodes.running import run
 
 TICK_S = 0.1
 QUESTION_S = 1.0
@@ -73,7 +74,7 @@ class LifecycleManager(Node):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("lifecycle_manager", **node_options)
-        values = {s.name: self._declare(s) for s in graph.NODES["lifecycle_manager"].specs()}
+        values = {s.name: declare(self, s) for s in graph.NODES["lifecycle_manager"].specs()}
         own = {s.name for s in parameters.specs(LifecycleManagerConfig)}
         self.config = parameters.replace(LifecycleManagerConfig(), {n: v for n, v in values.items() if n in own})
         if not self.config.nodes.split():
@@ -96,12 +97,6 @@ class LifecycleManager(Node):
         self._diagnostics_timer = self.create_timer(period, self.publish_diagnostics, clock=clock)
         self.create_service(Trigger, "~/startup", lambda _, response: self._want(True, response))
         self.create_service(Trigger, "~/shutdown", lambda _, response: self._want(False, response))
-
-    def _declare(self, spec: parameters.Spec) -> parameters.Scalar:
-        override = self._parameter_overrides.get(spec.name)
-        value = spec.check(override.value) if override is not None else spec.default
-        self.declare_parameter(spec.name, value, ignore_override=True)
-        return value
 
     def _want(self, active: bool, response: Any) -> Any:
         self.wanted_active = active

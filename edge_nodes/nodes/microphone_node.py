@@ -9,7 +9,8 @@ from typing import Any
 
 from edge_nodes import graph
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.nodes.base import STOP_TIMEOUT_S, EdgeNode, run
+from edge_nodes.nodes.base import STOP_TIMEOUT_S, EdgeNode
+from edge_nodes.nodes.running import run
 from edge_nodes.pipeline import Output
 
 

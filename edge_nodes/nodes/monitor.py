@@ -37,8 +37,8 @@ from rosgraph_msgs.msg import Clock
 from edge_nodes import graph
 from edge_nodes.bags import BagWriter
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.nodes.base import make_executor
 from edge_nodes.nodes.messages import message_type
+from edge_nodes.nodes.running import make_executor
 from edge_nodes.perception.config import MOTION_TOPICS
 
 CLOCK_WINDOW = 200

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from edge_nodes.nodes.base import run
+from edge_nodes.nodes.running import run
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from edge_nodes import graph
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.nodes.base import EdgeNode, run
+from edge_nodes.nodes.base import EdgeNode
 from edge_nodes.nodes.messages import message_type
+from edge_nodes.nodes.running import run
 from edge_nodes.pipelines import audio
 from edge_nodes.pipelines.speech import SpeechPipeline
 from edge_nodes.speech import SpeechError
