@@ -98,7 +98,13 @@ class Output:
 
 
 def run(
-    options: graph.Options, *, folder: Path, handle: Handler, record: bool = True, linger_s: float = LINGER_S
+    options: graph.Options,
+    *,
+    folder: Path,
+    handle: Handler,
+    record: bool = True,
+    linger_s: float = LINGER_S,
+    play_s: float = 0.0,
 ) -> Outcome:
     """Run the graph on its bag until the bag has ended and the last answer is given.
 
@@ -108,13 +114,14 @@ def run(
         handle: see `Output`.
         record: whether to record what the nodes publish.
         linger_s: longest wait for an answer after the bag's end.
+        play_s: play the bag again and again for so long; 0 for once.
 
     Raises:
         EdgeNodesError: the bag cannot be read, or ROS 2 is missing.
     """
     need_ros()
     with BagReader(options.bag) as bag:
-        end_ns = bag.end_ns
+        end_ns = bag.start_ns + round(play_s * 1e9) if play_s else bag.end_ns
     folder.mkdir(parents=True, exist_ok=True)
     measure = folder / "measurements.json"
     measure.unlink(missing_ok=True)
@@ -126,7 +133,7 @@ def run(
     watch += ["--end-ns", str(end_ns), "--linger-s", str(linger_s)]
     watch += ["--record", str(folder / RECORDING)] if record else []
     manager.add_process(MONITOR, _command(watch), env=env)
-    for process in graph.plan(with_player(options, linger_s)):
+    for process in graph.plan(with_player(options, linger_s, again=play_s > 0)):
         own = {**env, **graph.environment(process.node)}
         manager.add_process(process.node.name, _command(process.command()), env=own)
     manager.loop()
@@ -146,9 +153,10 @@ def merge(bag: Path, recording: Path) -> None:
             writer.write(message.topic, message.type, message.time_ns, message.data)
 
 
-def with_player(options: graph.Options, linger_s: float) -> graph.Options:
-    """Return the options with a bag player that outlasts the monitor."""
+def with_player(options: graph.Options, linger_s: float, *, again: bool = False) -> graph.Options:
+    """Return the options with a bag player that outlasts the monitor, and plays `again` and again if told to."""
     player = {
+        "loop": again,
         "linger_s": linger_s + 15.0,
         "wait_for_subscribers_s": 10.0,
         **options.overrides.get("bag_player_node", {}),

@@ -20,6 +20,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -85,7 +86,7 @@ class Processes:
         self._known: dict[str, psutil.Process] = {}
         self._first: dict[str, tuple[float, float]] = {}
         self._last: dict[str, tuple[float, float]] = {}
-        self._rss: dict[str, int] = defaultdict(int)
+        self._rss: dict[str, list[int]] = defaultdict(list)
 
     def add(self, name: str, pid: int) -> None:
         """Watch a process."""
@@ -114,15 +115,26 @@ class Processes:
             now = (time.monotonic(), times.user + times.system)
             self._first.setdefault(name, now)
             self._last[name] = now
-            self._rss[name] = max(self._rss[name], memory)
+            self._rss[name].append(memory)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return {name: {cpu_percent, rss_mb}}; 100 % is one core."""
+        """Return {name: {cpu_percent, rss_mb, growth_mb}}; 100 % is one core.
+
+        Growth is the median of the last quarter of the run over that of its second quarter: what a process takes
+        while it warms up is none.
+        """
         out = {}
         for name, (end, used) in self._last.items():
             begin, before = self._first[name]
             share = 100 * (used - before) / (end - begin) if end > begin else 0.0
-            out[name] = {"cpu_percent": round(share, 1), "rss_mb": round(self._rss[name] / 2**20, 1)}
+            rss = self._rss[name]
+            quarter = max(1, len(rss) // 4)
+            growth = median(rss[-quarter:]) - median(rss[quarter : 2 * quarter] or rss)
+            out[name] = {
+                "cpu_percent": round(share, 1),
+                "rss_mb": round(max(rss) / 2**20, 1),
+                "growth_mb": round(growth / 2**20, 1),
+            }
         return out
 
 

@@ -10,7 +10,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from edge_nodes.nodes.monitor import Monitor, SimClock
+from edge_nodes.nodes.monitor import Monitor, Processes, SimClock
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -91,3 +91,14 @@ def test_nonsense_is_told(world, watched):
     speech = _publisher(world, String, "speech/event")
     speech.publish(String(data="{"))
     world.wait(lambda: any(kind == "problem" for kind, _ in watched), what="the problem")
+
+
+def test_growth_is_what_is_gained_after_warming_up():
+    processes = Processes()
+    processes._last = processes._first = {"node": (1.0, 0.0)}
+    processes._rss["node"] = [(100 + min(i, 20)) << 20 for i in range(100)]
+    assert processes.summary()["node"]["growth_mb"] == 0
+    processes._rss["node"] = [(100 << 20) + i * (1 << 18) for i in range(100)]
+    assert processes.summary()["node"]["growth_mb"] == 12.5
+    processes._rss["node"] = [5 << 20]
+    assert processes.summary()["node"] == {"cpu_percent": 0.0, "rss_mb": 5.0, "growth_mb": 0.0}

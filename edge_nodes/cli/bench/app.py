@@ -26,13 +26,14 @@ def bench_graph(
     bag: Annotated[Optional[Path], typer.Option(help="Another bag than the demo's.")] = None,  # noqa: UP045
     config: Config = "",
     devices: Devices = "auto",
+    minutes: Annotated[float, typer.Option(min=0.0, help="Again and again for so long: does memory grow?")] = 0.0,
 ) -> None:
     """Play the demo's bag at 1x through the running graph: rates, drops, latencies, CPU, memory."""
     from edge_nodes.cli import figures
     from edge_nodes.cli.bench import graph as bench
 
     console = Console()
-    result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices)
+    result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices, minutes=minutes)
     figures.report(console, bench.show, as_json, result)
 
 

@@ -23,9 +23,13 @@ from edge_nodes.cli.demo import show as show_nodes
 QUICK_S = 10.5
 CLOUD_POINTS = 120_000
 SCAN_HZ = 10.0
+GAINED_MB = 5.0
+"""What an allocator may move by; a leak of 1 kB a scan is 6 MB in ten minutes."""
 
 
-def graph_bench(console: Console, *, bag: Path | None, quick: bool, config: str, devices: str) -> dict[str, Any]:
+def graph_bench(
+    console: Console, *, bag: Path | None, quick: bool, config: str, devices: str, minutes: float = 0.0
+) -> dict[str, Any]:
     """Return the figures: {name, version, machine, config, results, targets}.
 
     Args:
@@ -34,6 +38,7 @@ def graph_bench(console: Console, *, bag: Path | None, quick: bool, config: str,
         quick: only the first seconds of the bag.
         config: see `graph.Options.config`.
         devices: see `graph.Options.devices`.
+        minutes: play the bag again and again for so long, to see whether memory grows; 0 for once.
 
     Raises:
         EdgeNodesError: the graph did not run to the bag's end.
@@ -46,18 +51,21 @@ def graph_bench(console: Console, *, bag: Path | None, quick: bool, config: str,
         played = _first_part(chosen, folder / "part.mcap", QUICK_S) if quick else chosen
         options = graph.Options(bag=str(played.resolve()), config=config, devices=devices)
         with console.status("the graph runs on the bag at its recorded speed"):
-            outcome = session.run(options, folder=folder, handle=_problems(console), record=False)
+            outcome = session.run(options, folder=folder, handle=_problems(console), record=False, play_s=60 * minutes)
         if outcome.code or outcome.first != session.MONITOR:
             raise session.SessionError(
                 f"{outcome.first or 'the graph'} ended before the bag did",
                 got=session.last_lines(folder, outcome.first, 1) or f"exit code {outcome.code}",
                 remedy="Run: edge-nodes doctor",
             )
-        clouds = _clouds(played)
+        clouds, length_s = _clouds(played)
+        if minutes:
+            clouds = round(clouds * 60 * minutes / length_s)
     with console.status("the ROS layer by itself"):
         layer = ros_layer()
     found = _results(outcome.measurements, clouds, layer)
-    about = {"bag": chosen.name, "quick": quick, "devices": devices, "config": config}
+    found["growth_mb"] = _growth(outcome.measurements) if minutes else {}
+    about = {"bag": chosen.name, "quick": quick, "devices": devices, "config": config, "minutes": minutes}
     return figures.result("graph", about, found, targets(found))
 
 
@@ -75,6 +83,10 @@ def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         figures.target("cloud to both outputs, p95 ms", results["both_outputs_ms"]["p95"], "<", 150.0),
         figures.target("end of speech to first word, p95 ms", results["first_word_ms"]["p95"], "<", 2000.0),
         figures.target(f"ROS layer, {CLOUD_POINTS:,} points, ms", results["ros_layer_ms"]["sum"], "<", 8.0),
+        *(
+            figures.target(f"{name}: memory gained over {results['bag_s'] / 60:.1f} min, MB", gained, "<=", GAINED_MB)
+            for name, gained in results["growth_mb"].items()
+        ),
     ]
 
 
@@ -90,6 +102,11 @@ def ros_layer() -> dict[str, float]:
         raise session.SessionError("the ROS layer could not be measured", got=done.stderr.strip()[-300:])
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def _growth(measurements: Mapping[str, Any]) -> dict[str, float]:
+    """Return what each node's memory gained, MB."""
+    return {n: p["growth_mb"] for n, p in measurements["processes"].items() if n in graph.NODES}
 
 
 def _results(measurements: Mapping[str, Any], clouds: int, layer: Mapping[str, float]) -> dict[str, Any]:
@@ -119,9 +136,11 @@ def _problems(console: Console) -> session.Handler:
     return handle
 
 
-def _clouds(bag: Path) -> int:
+def _clouds(bag: Path) -> tuple[int, float]:
+    """Return how many clouds a bag has, and its length in s."""
     with BagReader(bag) as reader:
-        return sum(t.count for t in reader.topics.values() if t.type == graph.TOPICS["points"].type)
+        clouds = sum(t.count for t in reader.topics.values() if t.type == graph.TOPICS["points"].type)
+        return clouds, max(1e-9, (reader.end_ns - reader.start_ns) / 1e9)
 
 
 def _first_part(bag: Path, out: Path, seconds: float) -> Path:
