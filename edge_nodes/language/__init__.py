@@ -17,7 +17,7 @@ _WHERE = {
     "LanguageError": "errors",
     "Priority": "fusion.request",
     "PromptComposer": "prompt",
-    "QueueFullError": "fusion.loop",
+    "QueueFullError": "fusion.admission",
     "ReasoningConfig": "config",
     "SamplingConfig": "config",
     "Scene": "prompt",

@@ -45,6 +45,14 @@ class FusionConfig:
     prefill_tokens: int = parameter(
         32, "Prompt tokens read between two tokens of running answers.", minimum=1, maximum=4096, fixed=True
     )
+    latency_slack: float = parameter(
+        1.2,
+        "Times as long as alone that the request which came first may take for the sake of others: they get the rows "
+        "of an iteration that this allows, until it has ended. 0: all share every iteration from the start.",
+        minimum=0.0,
+        maximum=100.0,
+        fixed=True,
+    )
     alarm_alone: bool = parameter(True, "Other answers pause while an alarm is told.", fixed=True)
     arrangement: str = parameter(
         "index",

@@ -19,7 +19,8 @@ from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, SamplingConfig
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion.loop import FusionEngine, QueueFullError
+from edge_nodes.language.fusion.admission import QueueFullError
+from edge_nodes.language.fusion.loop import FusionEngine
 from edge_nodes.language.fusion.plan import ARRANGEMENTS
 from edge_nodes.language.fusion.request import Priority, RequestState
 
@@ -75,11 +76,13 @@ REQUESTS = st.lists(
     st.integers(1, 40),
     st.sampled_from(sorted(ARRANGEMENTS)),
     st.booleans(),
+    st.sampled_from([0.0, 1.0, 1.2, 5.0]),
     st.integers(0, 2**31),
 )
-def test_answers_are_those_of_each_request_alone(requests, slots, chunk, arrangement, hot, seed):
+def test_answers_are_those_of_each_request_alone(requests, slots, chunk, arrangement, hot, slack, seed):
     """Random arrivals, prompts (half of them with a common beginning), lengths, priorities, cancels, arrangements."""
-    engine, rng, sent = loop(slots, prefill_tokens=chunk, arrangement=arrangement), np.random.default_rng(seed), []
+    engine = loop(slots, prefill_tokens=chunk, arrangement=arrangement, latency_slack=slack)
+    rng, sent = np.random.default_rng(seed), []
     common = rng.integers(1, 63, 60).tolist()
     for number, (prompt, count, gap, priority, shared) in enumerate(requests):
         sampling = SamplingConfig(**HOT, seed=number) if hot else SamplingConfig()
@@ -143,7 +146,7 @@ def test_more_urgent_requests_go_first_and_take_a_slot():
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_others_pause_while_an_alarm_is_told(alone):
-    engine = loop(4, ends=False, alarm_alone=alone)
+    engine = loop(4, ends=False, alarm_alone=alone, latency_slack=0.0)
     told = [engine.submit([n, 2, 3], max_new_tokens=40) for n in (1, 5)]
     for _ in range(4):
         engine.step()
@@ -196,7 +199,7 @@ def test_cancel_and_deadline_free_the_slot_in_the_same_iteration():
 
 
 def test_running_answers_go_on_while_a_prompt_is_read():
-    engine = loop(2, prefill_tokens=10, ends=False)
+    engine = loop(2, prefill_tokens=10, ends=False, latency_slack=0.0)
     talking = engine.submit([1, 2, 3], max_new_tokens=100)
     engine.step()
     engine.submit(list(range(1, 60)) * 2, max_new_tokens=5)
@@ -257,7 +260,7 @@ def test_a_failing_model_fails_its_requests_and_not_the_loop(monkeypatch):
 def test_holes_are_computed_and_rows_move_only_in_a_window():
     found = {}
     for name in sorted(ARRANGEMENTS):
-        engine = loop(4, ends=False, arrangement=name)
+        engine = loop(4, ends=False, arrangement=name, latency_slack=0.0)
         for count in (30, 5, 30, 30):
             engine.submit([count, 2, 3], max_new_tokens=count)
         finish(engine)

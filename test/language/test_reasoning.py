@@ -12,7 +12,8 @@ pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not buil
 
 from edge_nodes.language import SamplingConfig
 from edge_nodes.language.config import FusionConfig, ReasoningConfig
-from edge_nodes.language.fusion.loop import FusionEngine, QueueFullError
+from edge_nodes.language.fusion.admission import QueueFullError
+from edge_nodes.language.fusion.loop import FusionEngine
 from edge_nodes.language.reasoning.deliberation import REFINE, Deliberation
 
 END = 0

@@ -79,6 +79,7 @@ def eval_voting(
     model: Annotated[str, typer.Option(help="Name or file of a model.")] = "smollm2-135m",
     limit: Annotated[int, typer.Option(help="Questions, the first of the file.")] = 25,
     tokens: Annotated[int, typer.Option(help="Longest attempt, tokens.")] = 48,
+    attempts: Annotated[int, typer.Option(help="Most attempts at a question: 3, 6 or 9.")] = 9,
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
 ) -> None:
     """Sequential against parallel attempts at equal tokens, by every voting rule."""
@@ -86,7 +87,9 @@ def eval_voting(
     from edge_nodes.cli.eval import voting as command
 
     console = Console()
-    result = command.voting(console, data, model=model, limit=limit, tokens=tokens, threads=threads, quick=quick)
+    result = command.voting(
+        console, data, model=model, limit=limit, tokens=tokens, attempts=attempts, threads=threads, quick=quick
+    )
     figures.report(console, command.show, as_json, result)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
+from edge_nodes.errors import ParameterError
 from edge_nodes.language.config import FusionConfig, ReasoningConfig, SamplingConfig
 from edge_nodes.language.evaluation.question_sets import ROBOT, Question, read_questions, robot_questions
 from edge_nodes.language.fusion.loop import FusionEngine
@@ -27,12 +28,13 @@ from edge_nodes.language.reasoning.voting import RULES, Attempt, decided, vote
 
 COUNTS = (3, 6, 9)
 SEEDS = (0, 1, 2)
-MOST_PARALLEL = 24  # attempts that equal prompt and generated tokens may pay for
+PARALLEL_SHARE = 8 / 3  # parallel attempts for each sequential one: what equal prompt and generated tokens may pay for
 SLOTS, CONTEXT = 24, 2048
 TEMPERATURE, TOP_P = 0.7, 0.95
 RESAMPLES = 2000
 SEED_STEP = 1000
 SINGLE, PARALLEL, SEQUENTIAL = "single", "parallel", "sequential"
+MODES = (SEQUENTIAL, PARALLEL)  # as they stand in a pair of trials
 EQUAL = ("generated", "all")
 
 
@@ -47,7 +49,7 @@ class Trial:
 
 
 def voting(
-    console: Console, data: str, *, model: str, limit: int, tokens: int, threads: int, quick: bool
+    console: Console, data: str, *, model: str, limit: int, tokens: int, attempts: int, threads: int, quick: bool
 ) -> dict[str, Any]:
     """Return the figures: {name, version, machine, config, results, targets}.
 
@@ -57,14 +59,18 @@ def voting(
         model: name or file of a model.
         limit: questions; the first of the file.
         tokens: longest attempt.
+        attempts: most sequential attempts at a question; those of `COUNTS` up to it are compared.
         threads: of the engine, 0 for its default.
         quick: two questions, one seed, short attempts; done in 30 s.
 
     Raises:
-        EdgeNodesError: no such model, bad data.
+        EdgeNodesError: no such model, bad data, too few attempts to compare.
     """
     from edge_nodes.language import load
 
+    counts = tuple(n for n in COUNTS if n <= attempts)
+    if not counts:
+        raise ParameterError("too few attempts", got=attempts, expected=f"at least {COUNTS[0]}")
     limit, tokens, seeds = (2, 12, SEEDS[:1]) if quick else (limit, tokens, SEEDS)
     questions = robot_questions(limit) if data == ROBOT else read_questions(Path(data))[:limit]
     engine = load(model, threads=threads, context_tokens=CONTEXT, slots=SLOTS)
@@ -72,7 +78,7 @@ def voting(
     loop = FusionEngine(engine.model, engine.tokenizer, FusionConfig(queue=10000, prefill_tokens=64))
     with console.status(f"{engine.name}: {len(questions)} questions") as status:
         trials = []
-        for trial in _run(loop, questions, seeds, tokens):
+        for trial in _run(loop, questions, seeds, counts[-1], tokens):
             trials.append(trial)
             status.update(f"{engine.name}: {len(trials)} of {len(questions) * (2 * len(seeds) + 1)} runs")
     about = {
@@ -80,12 +86,13 @@ def voting(
         "model": engine.name,
         "questions": len(questions),
         "seeds": len(seeds),
+        "attempts": list(counts),
         "tokens_an_attempt": tokens,
         "temperature": TEMPERATURE,
         "top_p": TOP_P,
         "quick": quick,
     }
-    found = _results(trials, time.perf_counter() - begin)
+    found = _results(trials, counts, time.perf_counter() - begin)
     return figures.result("voting", about, found, targets(found))
 
 
@@ -103,10 +110,11 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
     found = result["results"]
     for equal in EQUAL:
         rows = {(r["rule"], r["attempts"]): r for r in found["accuracy"] if r["equal"] == equal}
-        columns = [f"{n} {what}" for n in COUNTS for what in ("seq/par", "gain")]
-        table = [[rule, *(v for n in COUNTS for v in _cells(rows[rule, n]))] for rule in RULES]
+        counts = sorted({n for _, n in rows})
+        columns = [f"{n} {what}" for n in counts for what in ("seq/par", "gain")]
+        table = [[rule, *(v for n in counts for v in _cells(rows[rule, n]))] for rule in RULES]
         figures.show_table(console, f"share right at equal {equal} tokens", ["rule", *columns], table)
-    for name in ("cost", "entropy", "early_stop"):
+    for name in ("against_single", "cost", "entropy", "early_stop"):
         figures.show_table(console, name, list(found[name][0]), [list(row.values()) for row in found[name]])
     console.print(f"one greedy attempt: {found['single_accuracy']:.3f}", highlight=False)
     figures.show_targets(console, result["targets"])
@@ -116,14 +124,16 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, str]:
     return f"{row['sequential']:.2f}/{row['parallel']:.2f}", f"{row['gain']:+.2f}"
 
 
-def _run(loop: FusionEngine, questions: Sequence[Question], seeds: Sequence[int], tokens: int) -> Iterator[Trial]:
+def _run(
+    loop: FusionEngine, questions: Sequence[Question], seeds: Sequence[int], attempts: int, tokens: int
+) -> Iterator[Trial]:
     """Yield all trials; a few are under way at once, as rows of the same iterations."""
-    work = [(q, s, mode) for q in questions for s in seeds for mode in (SEQUENTIAL, PARALLEL)]
+    work = [(q, s, mode) for q in questions for s in seeds for mode in MODES]
     work += [(q, 0, SINGLE) for q in questions]
     running: list[tuple[tuple[Question, int, str], Deliberation]] = []
     while work or running:
         while work and len(running) < SLOTS // 2 and len(loop.requests()) < 2 * SLOTS:
-            running.append((work[0], _ask(loop, *work.pop(0), tokens)))
+            running.append((work[0], _ask(loop, *work.pop(0), attempts, tokens)))
         loop.step()
         for job, asked in [entry for entry in running if entry[1].advance()]:
             running.remove((job, asked))
@@ -131,10 +141,10 @@ def _run(loop: FusionEngine, questions: Sequence[Question], seeds: Sequence[int]
             yield Trial(*job, asked.outcome.records)
 
 
-def _ask(loop: FusionEngine, question: Question, seed: int, mode: str, tokens: int) -> Deliberation:
+def _ask(loop: FusionEngine, question: Question, seed: int, mode: str, attempts: int, tokens: int) -> Deliberation:
     config = ReasoningConfig(
         mode=PARALLEL if mode == SINGLE else mode,
-        attempts={SINGLE: 1, PARALLEL: MOST_PARALLEL, SEQUENTIAL: max(COUNTS)}[mode],
+        attempts={SINGLE: 1, PARALLEL: round(PARALLEL_SHARE * attempts), SEQUENTIAL: attempts}[mode],
         max_new_tokens=tokens,
         earlier_tokens=tokens,
         temperature=0.0 if mode == SINGLE else TEMPERATURE,
@@ -145,16 +155,17 @@ def _ask(loop: FusionEngine, question: Question, seed: int, mode: str, tokens: i
     return Deliberation(loop, [{"role": "user", "content": question.text}], config, sampling)
 
 
-def _results(trials: Sequence[Trial], seconds: float) -> dict[str, Any]:
+def _results(trials: Sequence[Trial], counts: Sequence[int], seconds: float) -> dict[str, Any]:
     pairs = _pairs(trials)
-    single = [t.question.right(t.records[0].answer) for t in trials if t.mode == SINGLE]
-    rows = [_compared(pairs, count, rule, equal) for equal in EQUAL for count in COUNTS for rule in RULES]
+    single = {t.question.text: t.question.right(t.records[0].answer) for t in trials if t.mode == SINGLE}
+    rows = [_compared(pairs, count, rule, equal) for equal in EQUAL for count in counts for rule in RULES]
     return {
-        "single_accuracy": float(np.mean(single)),
+        "single_accuracy": float(np.mean(list(single.values()))),
         "accuracy": rows,
-        "cost": [_cost(pairs, count) for count in COUNTS],
-        "entropy": [_entropy(trials, mode) for mode in (PARALLEL, SEQUENTIAL)],
-        "early_stop": [_early(trials, count, mode) for mode in (PARALLEL, SEQUENTIAL) for count in COUNTS],
+        "against_single": [_gain(pairs, count, mode, single) for mode in MODES for count in counts],
+        "cost": [_cost(pairs, count) for count in counts],
+        "entropy": [_entropy(trials, mode) for mode in MODES],
+        "early_stop": [_early(trials, count, mode) for mode in MODES for count in counts],
         "seconds": round(seconds, 1),
     }
 
@@ -188,6 +199,22 @@ def _compared(pairs: Sequence[Sequence[tuple[Trial, Trial]]], count: int, rule: 
         "low": low,
         "high": high,
     }
+
+
+def _gain(
+    pairs: Sequence[Sequence[tuple[Trial, Trial]]], count: int, mode: str, single: Mapping[str, bool]
+) -> dict[str, Any]:
+    """Return by how much attempts that vote by inverse entropy beat one greedy attempt, which costs a fraction."""
+    which = MODES.index(mode)
+    gains = np.array(
+        [
+            np.mean([_right(pair[which], count, "inverse_entropy") for pair in question])
+            - single[question[0][which].question.text]
+            for question in pairs
+        ]
+    )
+    low, high = _interval(gains)
+    return {"mode": mode, "attempts": count, "gain": round(float(gains.mean()), 4), "low": low, "high": high}
 
 
 def _right(trial: Trial, count: int, rule: str) -> bool:
@@ -225,7 +252,7 @@ def _interval(gains: np.ndarray[Any, Any]) -> tuple[float, float]:
 def _cost(pairs: Sequence[Sequence[tuple[Trial, Trial]]], count: int) -> dict[str, Any]:
     flat = [pair for question in pairs for pair in question]
     row: dict[str, Any] = {"attempts": count}
-    for i, mode in enumerate((SEQUENTIAL, PARALLEL)):
+    for i, mode in enumerate(MODES):
         records = [r for pair in flat for r in pair[i].records[:count]]
         row[f"{mode}_prompt_tokens"] = round(sum(r.prompt_tokens for r in records) / len(flat), 1)
         row[f"{mode}_generated_tokens"] = round(sum(r.generated_tokens for r in records) / len(flat), 1)

@@ -47,6 +47,7 @@ class Metrics:
     Attributes:
         iterations: steps of the model.
         decoded_rows, prompt_rows, hole_rows: rows computed for next tokens, for prompts, for nobody.
+        paced: iterations in which a request kept its pace and others had what rows it spared.
         occupied: requests that held a slot, summed over the iterations.
         moves, moved_bytes: rows moved to keep the batch adjacent.
         shared_tokens, copied_bytes: prompt tokens not computed as some slot held them, and bytes copied for that.
@@ -56,6 +57,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.iterations = self.decoded_rows = self.prompt_rows = self.hole_rows = self.occupied = 0
+        self.paced = 0
         self.moves = self.moved_bytes = self.shared_tokens = self.copied_bytes = 0
         self.submitted = self.rejected = self.preempted = 0
         self.finished: Counter[str] = Counter()
@@ -89,6 +91,7 @@ class Metrics:
                 "decoded_rows",
                 "prompt_rows",
                 "hole_rows",
+                "paced",
                 "moves",
                 "moved_bytes",
                 "shared_tokens",

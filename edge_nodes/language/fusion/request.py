@@ -48,7 +48,9 @@ class Order:
         priority: the larger, the sooner; see `Priority`.
         deadline_s: the answer ends this long after its arrival, with what there is; None for no limit.
         stop: texts that end the answer.
-        entropy_top: tokens that the top entropy is over, 0 for none.
+        entropy_top: tokens that the top entropy is over, 0 for that of the vocabulary alone; None: neither entropies
+            nor log-probabilities are computed.
+        paced: it may hold the pace, see `fusion.pace`.
     """
 
     tokens: tuple[int, ...]
@@ -57,7 +59,8 @@ class Order:
     priority: int = Priority.PROMPT
     deadline_s: float | None = None
     stop: tuple[str, ...] = ()
-    entropy_top: int = 0
+    entropy_top: int | None = None
+    paced: bool = True
 
 
 class Handle(Iterator[Token]):
@@ -74,7 +77,7 @@ class Handle(Iterator[Token]):
         arrived_s, admitted_s, first_s, latest_s, done_s: times on the loop's clock, None before they come: submitted,
             got a slot, first and latest token, ended.
         skipped: what delta attention left out, once the answer has ended; None with dense attention.
-        entropy_bits: mean entropy of the distributions its tokens were drawn from, bits.
+        entropy_bits: mean entropy of the distributions its tokens were drawn from, bits; 0 unless asked for.
         top_entropy_bits: the same over the most probable `order.entropy_top` tokens, renormalised.
     """
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from edge_nodes.language.config import ReasoningConfig, SamplingConfig
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.fusion.loop import FusionEngine, QueueFullError
+from edge_nodes.language.fusion.admission import QueueFullError
+from edge_nodes.language.fusion.loop import FusionEngine
 from edge_nodes.language.fusion.request import Handle, Priority
 from edge_nodes.language.reasoning.answer_forms import parse_answer
 from edge_nodes.language.reasoning.voting import ORDERED, TOP_TOKENS, Attempt, Vote, decided, vote
@@ -181,7 +182,8 @@ class Deliberation:
             deadline_s=left_s,
             stop=self._stop,
             matcher=self._matcher() if self._matcher else None,
-            entropy_top=0 if self._single else TOP_TOKENS,
+            entropy_top=None if self._single else TOP_TOKENS,
+            paced=self.config.mode != "parallel",  # its attempts end together
         )
         self.handles.append(handle)
 
