@@ -160,7 +160,7 @@ def odometry(i, w=1.0):
 
 def test_odometry_moves_the_older_maps_and_bad_poses_are_counted(world):
     bench = Bench(world, "segmentation_node", {"segmentation/labels": Image})
-    labels, history = bench.out["segmentation/labels"], bench.node.pipeline._segmenter.inference.history
+    labels, history = bench.out["segmentation/labels"], bench.node.pipeline.network.inference.history
     for i in range(3):
         bench.send("odometry", odometry(i))
         at = START_NS + i * PERIOD_NS
@@ -176,7 +176,7 @@ def test_odometry_moves_the_older_maps_and_bad_poses_are_counted(world):
 def test_tf_moves_the_older_maps_and_its_absence_is_an_error(world):
     tf = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs has no wheel")
     bench = Bench(world, "segmentation_node", {"segmentation/labels": Image}, {"bev.ego_motion": "tf"})
-    labels, history = bench.out["segmentation/labels"], bench.node.pipeline._segmenter.inference.history
+    labels, history = bench.out["segmentation/labels"], bench.node.pipeline.network.inference.history
     bench.send("points", message(room(), time_ns=START_NS - PERIOD_NS))
     world.wait(lambda: bench.errors() == 1, what="the scan without a transform to be counted")
     state, text = bench.node.health()

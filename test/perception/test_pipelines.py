@@ -119,14 +119,14 @@ def test_no_work_for_nobody(both):
 @shipped
 def test_bad_clouds_leave_the_history_as_it_was(both):
     segmentation, _ = both
-    before = segmentation._segmenter.inference.history._input.copy()
+    before = segmentation.network.inference.history._input.copy()
     broken = scan()
     broken.data = broken.data[:-100]
     for bad in (broken, cloud_message(np.full((5, 4), np.nan))):
         with pytest.raises(EdgeNodesError) as caught:
             drain(segmentation, "points", bad, {LABELS})
         assert caught.value.state is State.BAD_INPUT
-    np.testing.assert_array_equal(before, segmentation._segmenter.inference.history._input)
+    np.testing.assert_array_equal(before, segmentation.network.inference.history._input)
 
 
 def test_late_and_lonely_parts_are_counted():

@@ -516,7 +516,7 @@ def test_clouds_to_occupancy(files):
 
 def test_a_gap_starts_the_history_anew(files):
     node = pipeline_of("reconstruction", files / "racetrained-PPN-recnet.pth")
-    history = node._reconstructor.inference.maps
+    history = node.network.inference.maps
     for i, (time_s, filled) in enumerate([(0, 1), (0.1, 2), (0.2, 3), (5, 1), (5.1, 2), (1, 1)]):
         outputs(node, "reconstruction", post(time_s, x=1.0 + i))
         assert int(history.maps.flatten(2).any(2).sum()) == filled

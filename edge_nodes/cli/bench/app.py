@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -12,6 +13,14 @@ from rich.console import Console
 from edge_nodes.cli.options import Config, Devices, Figures, Quick
 
 app = typer.Typer(help="Measure; the numbers come as JSON.", no_args_is_help=True)
+
+
+def _run(name: str, as_json: Path | None, **options: Any) -> None:
+    """Run `edge_nodes.cli.bench.<name>`, print its figures and write them; imported only now, as it is heavy."""
+    from edge_nodes.cli import figures
+
+    command, console = importlib.import_module(f"edge_nodes.cli.bench.{name}"), Console()
+    figures.report(console, command.show, as_json, command.bench(console, **options))
 
 
 @app.callback()
@@ -29,23 +38,13 @@ def bench_graph(
     minutes: Annotated[float, typer.Option(min=0.0, help="Again and again for so long: does memory grow?")] = 0.0,
 ) -> None:
     """Play the demo's bag at 1x through the running graph: rates, drops, latencies, CPU, memory."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import graph as bench
-
-    console = Console()
-    result = bench.graph_bench(console, bag=bag, quick=quick, config=config, devices=devices, minutes=minutes)
-    figures.report(console, bench.show, as_json, result)
+    _run("graph", as_json, bag=bag, quick=quick, config=config, devices=devices, minutes=minutes)
 
 
 @app.command("perception")
 def bench_perception(as_json: Figures = None, quick: Quick = False) -> None:
     """Maps, both networks alone and at once, message to outputs: milliseconds, and what this machine could do."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import perception as command
-
-    console = Console()
-    result = command.bench(console, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("perception", as_json, quick=quick)
 
 
 @app.command("speech")
@@ -56,12 +55,7 @@ def bench_speech(
     whisper: Annotated[str, typer.Option(help="Whisper model to compare with (extra peers).")] = "tiny.en",
 ) -> None:
     """Real-time factor of each exit on one core, partial and final latency, memory."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import speech as command
-
-    console = Console()
-    result = command.bench(console, model=model, whisper=whisper, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("speech", as_json, model=model, whisper=whisper, quick=quick)
 
 
 @app.command("language")
@@ -71,12 +65,7 @@ def bench_language(
     model: Annotated[str, typer.Option(help="Name or GGUF file of the real model.")] = "smollm2-135m",
 ) -> None:
     """Prompt and answer speed beside llama.cpp's (extra peers), start, memory, and what Python costs."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import language as command
-
-    console = Console()
-    result = command.bench(console, model=model, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("language", as_json, model=model, quick=quick)
 
 
 @app.command("fusion")
@@ -86,12 +75,7 @@ def bench_fusion(
     model: Annotated[str, typer.Option(help="Name or file of a model; random ternary weights without it.")] = "",
 ) -> None:
     """Many requests at once: one after another, static batches, fused, llama.cpp's server; random arrivals, lengths."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import fusion as command
-
-    console = Console()
-    result = command.bench(console, model=model, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("fusion", as_json, model=model, quick=quick)
 
 
 @app.command("attention")
@@ -102,12 +86,7 @@ def bench_attention(
     kernel: Annotated[str, typer.Option(help="Instruction set: auto, avx512vnni, avx2, portable.")] = "auto",
 ) -> None:
     """Dense and delta attention: time of a token, of a prompt, bytes of the keys, and what memory allows."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import attention as command
-
-    console = Console()
-    result = command.bench(console, quick=quick, threads=threads, kernel=kernel)
-    figures.report(console, command.show, as_json, result)
+    _run("attention", as_json, quick=quick, threads=threads, kernel=kernel)
 
 
 @app.command("lut")
@@ -116,12 +95,7 @@ def bench_lut(
     quick: Annotated[bool, typer.Option(help="Fewer shapes and token counts; done in 20 s.")] = False,
 ) -> None:
     """Time the products of ternary weights, and what bounds them on this machine."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import lut as command
-
-    console = Console()
-    result = command.lut_bench(console, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("lut", as_json, quick=quick)
 
 
 @app.command("pager")
@@ -131,20 +105,10 @@ def bench_pager(
     model: Annotated[str, typer.Option(help="Name or GGUF file of the real model.")] = "smollm2-135m",
 ) -> None:
     """Weights streamed within memory budgets: time, stall, memory; llama.cpp with mmap beside (extra peers)."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import pager as command
-
-    console = Console()
-    result = command.bench(console, model=model, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("pager", as_json, model=model, quick=quick)
 
 
 @app.command("boards")
 def bench_boards(as_json: Figures = None, quick: Quick = False) -> None:
     """One model over 1, 2 and 4 boards of an emulated network: tokens, bytes, memory, ways to add up (as root)."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.bench import boards as command
-
-    console = Console()
-    result = command.bench(console, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    _run("boards", as_json, quick=quick)

@@ -27,7 +27,7 @@ GAINED_MB = 5.0
 """What an allocator may move by; a leak of 1 kB a scan is 6 MB in ten minutes."""
 
 
-def graph_bench(
+def bench(
     console: Console, *, bag: Path | None, quick: bool, config: str, devices: str, minutes: float = 0.0
 ) -> dict[str, Any]:
     """Return the figures: {name, version, machine, config, results, targets}.

@@ -46,7 +46,7 @@ Rates = dict[Case, float]  # 10^9 multiply-adds a second, best of all rounds
 Bounds = dict[tuple[str, int, str], float]  # by kernel, threads and name
 
 
-def lut_bench(console: Console, *, quick: bool) -> dict[str, Any]:
+def bench(console: Console, *, quick: bool) -> dict[str, Any]:
     """Return the figures: {name, version, machine, config, results, targets}.
 
     Args:
