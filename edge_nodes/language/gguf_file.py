@@ -21,8 +21,8 @@ from edge_nodes.language import rope
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.rope import Rope
 
-PACKED = ("Q4_0", "Q4_1", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are; ternary types at 2.00 bits
-CONVERTED = ("F32", "F16", "BF16", "Q6_K")  # matrices become 8 bits per weight at load
+PACKED = ("Q4_0", "Q4_1", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are; ternary types at 2.00 bits
+CONVERTED = ("F32", "F16", "BF16")  # matrices become 8 bits per weight at load
 BITNET = ("bitnet", "bitnet-b1.58")
 ARCHITECTURES = ("llama", *BITNET)
 _VALUES_AT_ONCE = 1 << 18  # weights that are converted in one go

@@ -145,7 +145,7 @@ def write_model(
         rng = np.random.Generator(np.random.SFC64(seed))
         for done, (name, rows, cols, type_name) in enumerate(matrices):
             progress(f"{name}: {done} of {len(matrices)} matrices")
-            writer.write_tensor_data(_random_blocks(rng, type_name, rows, cols))
+            writer.write_tensor_data(random_blocks(rng, type_name, rows, cols))
         for _, length in shape.norms():
             writer.write_tensor_data(rng.uniform(0.8, 1.2, length).astype(np.float32))
         writer.close()
@@ -210,7 +210,7 @@ def _block(kind: str) -> tuple[int, int]:
     return int(size), int(count)
 
 
-def _random_blocks(rng: np.random.Generator, kind: str, rows: int, cols: int) -> Bytes:
+def random_blocks(rng: np.random.Generator, kind: str, rows: int, cols: int) -> Bytes:
     """Return a matrix of random weights of variance 1 / cols: uint8 (rows, bytes of a row)."""
     size, count = _block(kind)
     step = max(1, _WEIGHTS_AT_ONCE // cols)

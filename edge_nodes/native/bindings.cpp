@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "bindings.h"
@@ -29,6 +30,7 @@ Source source_of(const std::string& type) {
   if (type == "F32") return Source::f32;
   if (type == "Q4_0") return Source::q4_0;
   if (type == "Q4_1") return Source::q4_1;
+  if (type == "Q6_K") return Source::q6_k;
   if (type == "Q8_0") return Source::q8_0;
   if (type == "TQ1_0") return Source::tq1_0;
   if (type == "TQ2_0") return Source::tq2_0;
@@ -44,6 +46,8 @@ size_t row_bytes_of(Source source, int cols) {
       return groups * 18;
     case Source::q4_1:
       return groups * 20;
+    case Source::q6_k:
+      return groups / 8 * 210;
     case Source::q8_0:
       return groups * 34;
     case Source::tq1_0:
@@ -70,8 +74,9 @@ struct Rows {
 Rows check_rows(const std::string& type, const Array<uint8_t>& data, int cols) {
   const Source source = source_of(type);
   if (data.ndim() != 2 || cols < 1) throw std::invalid_argument("weights must be bytes of shape (rows, row bytes)");
+  // Rows of a type whose blocks have 256 weights have no bytes for fewer.
   const int step = source == Source::f32 || source == Source::trits       ? 1
-                   : source == Source::tq1_0 || source == Source::tq2_0 ? 256
+                   : row_bytes_of(source, kGroup) == 0                   ? kTernaryBlock
                    : source == Source::i2_s                             ? 128
                                                                         : kGroup;
   if (cols % step)
@@ -91,16 +96,16 @@ Array<float> multiply_codes(const Matrix& w, const Array<int8_t>& q, const Array
   if (q.ndim() != 2 || q.shape(1) != groups * kGroup || scale.ndim() != 2 || scale.shape(0) != n ||
       scale.shape(1) != groups)
     throw std::invalid_argument("activations must be int8 (n, columns rounded up to 32) and float32 (n, groups)");
-  Buffer<int32_t> sums(size_t(n) * groups);
+  Buffer<int32_t> sums(size_t(n) * groups * 2);
   Buffer<float> scaled(size_t(n) * groups), y(size_t(n) * stride);
   Array<float> out({n, w.rows});
   {
     py::gil_scoped_release release;
     for (int i = 0; i < n * groups; ++i) {
-      int32_t sum = 0;
-      for (int j = 0; j < kGroup; ++j) sum += q.data()[size_t(i) * kGroup + j];
-      sums[size_t(i)] = sum;
-      scaled[size_t(i)] = scale.data()[i] * float(sum);
+      const int8_t* row = q.data() + size_t(i) * kGroup;
+      int32_t* sum = sums.data() + 2 * size_t(i);
+      for (int half = 0; half < 2; ++half) sum[half] = std::accumulate(row + half * kHalf, row + (half + 1) * kHalf, 0);
+      scaled[size_t(i)] = scale.data()[i] * float(sum[0] + sum[1]);
     }
     Activations x{groups, const_cast<int8_t*>(q.data()), const_cast<float*>(scale.data()), sums.data(), scaled.data()};
     Pool pool(threads);
@@ -172,7 +177,7 @@ py::tuple quantise(const Array<float>& x, const std::string& kernel) {
   const py::ssize_t n = x.shape(0), cols = x.shape(1), groups = cols / kGroup;
   Array<int8_t> q({n, cols});
   Array<float> scale({n, groups}), scaled({n, groups});
-  Array<int32_t> sum({n, groups});
+  Array<int32_t> sum({n, 2 * groups});
   k.quantise(x.data(), int(n * groups), q.mutable_data(), scale.mutable_data(), sum.mutable_data(),
              scaled.mutable_data());
   return py::make_tuple(q, scale, sum);
@@ -247,12 +252,12 @@ std::unique_ptr<Matrix> matrix_from_parts(const py::dict& parts) {
   w->zero = parts["zero"].cast<int>(), w->has_min = parts["has_min"].cast<bool>();
   w->scale = parts["scale"].cast<float>();
   w->dense = parts.contains("dense") && parts["dense"].cast<bool>();
-  if (w->rows < 1 || w->cols < 1 || (w->bits != 2 && w->bits != 4 && w->bits != 8))
+  if (w->rows < 1 || w->cols < 1 || (w->bits != 2 && w->bits != 4 && w->bits != 6 && w->bits != 8))
     throw std::invalid_argument("not a packed matrix");
   w->tiles = round_up(w->rows, kTile) / kTile;
   w->groups = round_up(w->cols, kGroup) / kGroup;
   borrow(w->codes, parts, "codes", size_t(w->tiles) * w->tile_bytes());
-  const size_t scales = size_t(w->tiles) * kTile * (w->ternary() ? w->blocks() : w->groups);
+  const size_t scales = size_t(w->tiles) * kTile * w->scale_groups();
   const bool one = w->ternary() && !py::cast<py::array>(parts["scales"]).size();
   borrow(w->scales, parts, "scales", one ? 0 : scales);
   borrow(w->mins, parts, "mins", w->has_min ? scales : 0);
@@ -276,7 +281,7 @@ PYBIND11_MODULE(_kernels, m) {
       },
       "Names of the kernels this processor can run, fastest first.");
   m.def("quantise", &quantise, py::arg("x"), py::arg("kernel") = "auto",
-        "float32 (n, k) -> int8 codes (n, k), float32 scales and int32 sums (n, k / 32).");
+        "float32 (n, k) -> int8 codes (n, k), float32 scales (n, k / 32) and int32 sums (n, k / 16).");
   m.def("quantise_tokens", &quantise_tokens, py::arg("x"), py::arg("kernel") = "auto",
         "float32 (n, k) -> int8 codes (n, k), float32 scales (n,) and int32 sums (n, k / 256).");
   m.def("statistics", &statistics, py::arg("logits"), py::arg("kernel") = "auto",

@@ -58,14 +58,15 @@ void randomise(const TokenActivations& x, int n) {
 // Quantised activations of a product with scales for each 32 columns.
 struct GroupedTokens {
   GroupedTokens(int n, int groups)
-      : q(size_t(n) * groups * kGroup), scale(size_t(n) * groups), scaled(scale.size()), sum(scale.size()),
+      : q(size_t(n) * groups * kGroup), scale(size_t(n) * groups), scaled(scale.size()), sum(2 * scale.size()),
         x{groups, q.data(), scale.data(), sum.data(), scaled.data()} {
     uint32_t random = 1;
     for (size_t i = 0; i < scale.size(); ++i) {
       scale[i] = 1.0f;
-      sum[i] = 0;
-      for (int k = 0; k < kGroup; ++k) sum[i] += q[i * kGroup + k] = int8_t(int(next_random(random) >> 24) % 255 - 127);
-      scaled[i] = float(sum[i]);
+      sum[2 * i] = sum[2 * i + 1] = 0;
+      for (int k = 0; k < kGroup; ++k)
+        sum[2 * i + k / kHalf] += q[i * kGroup + k] = int8_t(int(next_random(random) >> 24) % 255 - 127);
+      scaled[i] = float(sum[2 * i] + sum[2 * i + 1]);
     }
   }
   Buffer<int8_t> q;

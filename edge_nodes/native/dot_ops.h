@@ -34,8 +34,11 @@ template <int Bits>
 EDGE_INLINE IntVec codes_of(const uint8_t* group, int r, int s) {
   const uint8_t* half = group + r / kPerLine * (Bits * 64) + r % kPerLine * (4 * kFloats);
   if (Bits == 2) return load_int(half + s / 4 * 64) >> (s % 4 * 2) & 0x03030303;
-  if (Bits == 4) return load_int(half + s % 4 * 64) >> (s / 4 * 4) & 0x0f0f0f0f;
-  return load_int(half + s * 64);
+  if (Bits == 8) return load_int(half + s * 64);
+  const IntVec low = load_int(half + s % 4 * 64) >> (s / 4 * 4) & 0x0f0f0f0f;
+  if (Bits == 4) return low;
+  const IntVec high = load_int(half + 256 + s / 4 * 64);
+  return low | ((s % 4 == 3 ? high >> 2 : high << (4 - s % 4 * 2)) & 0x30303030);
 }
 
 // Lines that registers [first, first + R) will need soon.
@@ -45,9 +48,10 @@ EDGE_INLINE void prefetch_group(const uint8_t* group, int first) {
   const uint8_t* p = group + first / kPerLine * (Bits * 64) + kAhead;
 #pragma GCC unroll 16
   for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * 64);
+  if (Bits == 6) __builtin_prefetch(group + Bits * 128 + kAhead);
 }
 
-// --- weights with a scale for each 32 columns ---
+// --- weights with a scale for each 32 or, at 6 bits, 16 columns ---
 
 struct GroupedTile {
   const uint8_t* codes;
@@ -55,44 +59,61 @@ struct GroupedTile {
   int zero;
 };
 
+// Of register r of a tile's rows, the scales of columns 16 * half .. of group g, or of the whole group.
+template <int Bits>
+EDGE_INLINE Vec scales_of(const GroupedTile& w, const uint8_t* codes, int g, int half, int r) {
+  if (Bits != 6) return load(w.scales + g * kTile + r * kFloats);
+  const int8_t* own = reinterpret_cast<const int8_t*>(codes + Bits * 128) + half * kTile;
+  return load(own + r * kFloats) * load(w.scales + g * kGroup / kTernaryBlock * kTile + r * kFloats);
+}
+
 // R registers of rows times T tokens over all groups.
 template <int Bits, bool Min, int T, int R>
 static void grouped_block(const GroupedTile& w, int first, const Activations& x, int t0, float* y, int y_stride,
                           bool add) {
   using P = Product<Bits>;
+  constexpr int kParts = Bits == 6 ? 2 : 1, kQuads = 8 / kParts;  // of a group, with scales of their own
   const uint8_t* codes = w.codes;
   Vec f[R][T];
 #pragma GCC unroll 16
   for (int i = 0; i < R * T; ++i) f[i / T][i % T] = Vec{};
-  for (int g = 0; g < x.groups; ++g, codes += Bits * 128) {
-    typename P::Acc acc[R][T];
+  for (int g = 0; g < x.groups; ++g, codes += packed_bytes(Bits)) {
     if (T <= 4) prefetch_group<Bits, R>(codes, first);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[r][t] = P::start(-w.zero * x.sum[size_t(t0 + t) * x.groups + g]);
-#pragma GCC unroll 8
-    for (int s = 0; s < 8; ++s) {
-      IntVec line[R];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) line[r] = codes_of<Bits>(codes, first + r, s);
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+      typename P::Acc acc[R][T];
+      int offset[T];
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
-        const IntVec quad = four_columns(x.q + (size_t(t0 + t) * x.groups + g) * kGroup + s * 4);
+        const int32_t* sums = x.sum + (size_t(t0 + t) * x.groups + g) * 2;
+        offset[t] = -w.zero * (kParts == 2 ? sums[part] : sums[0] + sums[1]);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) acc[r][t] = P::dot(acc[r][t], line[r], quad);
+        for (int r = 0; r < R; ++r) acc[r][t] = P::start(offset[t]);
       }
-    }
-    const int at = g * kTile + first * kFloats;
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const size_t i = size_t(t0 + t) * x.groups + g;
-      const int offset = -w.zero * x.sum[i];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec sums = __builtin_convertvector(P::widen(acc[r][t], offset), Vec);
-        f[r][t] = fused(sums, load(w.scales + at + r * kFloats) * x.scale[i], f[r][t]);
-        if (Min) f[r][t] = fused(load(w.mins + at + r * kFloats), splat(x.scaled_sum[i]), f[r][t]);
+      for (int s = part * kQuads; s < (part + 1) * kQuads; ++s) {
+        IntVec line[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) line[r] = codes_of<Bits>(codes, first + r, s);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) {
+          const IntVec quad = four_columns(x.q + (size_t(t0 + t) * x.groups + g) * kGroup + s * 4);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[r][t] = P::dot(acc[r][t], line[r], quad);
+        }
+      }
+      Vec scales[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) scales[r] = scales_of<Bits>(w, codes, g, part, first + r);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const size_t i = size_t(t0 + t) * x.groups + g;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const Vec sums = __builtin_convertvector(P::widen(acc[r][t], offset[t]), Vec);
+          f[r][t] = fused(sums, scales[r] * x.scale[i], f[r][t]);
+          if (Min) f[r][t] = fused(load(w.mins + g * kTile + (first + r) * kFloats), splat(x.scaled_sum[i]), f[r][t]);
+        }
       }
     }
   }
@@ -132,11 +153,13 @@ static void multiply(const Matrix& w, int begin, int end, const Activations& x, 
                      bool add, uint8_t*) {
   constexpr std::make_integer_sequence<int, kGroupedTokens> kTokens{};
   for (int tile = begin; tile < end; ++tile) {
-    const size_t at = size_t(tile) * w.groups * kTile;
+    const size_t at = size_t(tile) * w.scale_groups() * kTile;
     const GroupedTile t{w.tile_codes(tile), w.scales.data() + at, w.has_min ? w.mins.data() + at : nullptr, w.zero};
     float* out = y + tile * kTile;
     if (w.bits == 8)
       grouped_tile<8, false>(t, x, n, out, y_stride, add, kTokens);
+    else if (w.bits == 6)
+      grouped_tile<6, false>(t, x, n, out, y_stride, add, kTokens);
     else if (w.has_min)
       grouped_tile<4, true>(t, x, n, out, y_stride, add, kTokens);
     else

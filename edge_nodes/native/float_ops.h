@@ -86,15 +86,17 @@ static void quantise(const float* x, int groups, int8_t* q, float* scale, int32_
     for (int i = 0; i < kGroup; i += kFloats) most = larger(most, larger(load(x + i), -load(x + i)));
     const float largest = max_lanes(most);
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    int total = 0;
-    for (int i = 0; i < kGroup; ++i) {
-      const int code = int(__builtin_rintf(x[i] * inverse));
-      q[i] = int8_t(code);
-      total += code;
+    for (int half = 0; half < 2; ++half) {
+      int total = 0;
+      for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
+        const int code = int(__builtin_rintf(x[i] * inverse));
+        q[i] = int8_t(code);
+        total += code;
+      }
+      sum[2 * g + half] = total;
     }
     scale[g] = largest / 127.0f;
-    sum[g] = total;
-    scaled_sum[g] = scale[g] * float(total);
+    scaled_sum[g] = scale[g] * float(sum[2 * g] + sum[2 * g + 1]);
   }
 }
 

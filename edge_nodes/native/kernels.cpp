@@ -88,6 +88,25 @@ Block read_q8_0(const uint8_t* p) {
   return b;
 }
 
+// Codes 0..63 of 256 weights, a byte for each 16 that share it, and the scale of all in half precision.
+struct SixBits {
+  uint8_t codes[kTernaryBlock];
+  const uint8_t* scales;
+  uint16_t scale;
+};
+
+SixBits read_q6_k(const uint8_t* p) {
+  SixBits b;
+  for (int i = 0; i < kTernaryBlock; ++i) {
+    const int half = i / 128, quarter = i % 128 / 32, column = i % 32;
+    const int low = p[half * 64 + quarter % 2 * 32 + column] >> (quarter / 2 * 4) & 15;
+    b.codes[i] = uint8_t(low | (p[128 + half * 32 + column] >> (quarter * 2) & 3) << 4);
+  }
+  b.scales = p + 192;
+  b.scale = read_u16(p + 208);
+  return b;
+}
+
 Block read_f32(const uint8_t* p, int count) {
   float x[kGroup] = {};
   std::memcpy(x, p, sizeof(float) * size_t(count));
@@ -151,7 +170,8 @@ Block read_block(Source source, const uint8_t* row, int group, int cols) {
   return read_f32(row + size_t(group) * kGroup * sizeof(float), std::min(kGroup, cols - group * kGroup));
 }
 
-void write_codes(uint8_t* group, int bits, int lane_row, const int* codes) {
+template <typename T>
+void write_codes(uint8_t* group, int bits, int lane_row, const T* codes) {
   uint8_t* half = group + lane_row / kLanes * (bits * 64) + lane_row % kLanes * 4;
   for (int k = 0; k < kGroup; ++k) {
     if (bits == 2)
@@ -159,7 +179,8 @@ void write_codes(uint8_t* group, int bits, int lane_row, const int* codes) {
     else if (bits == 8)
       half[k / 4 * 64 + k % 4] = uint8_t(codes[k]);
     else
-      half[k % 16 / 4 * 64 + k % 4] |= uint8_t(codes[k] << (k < 16 ? 0 : 4));
+      half[k % 16 / 4 * 64 + k % 4] |= uint8_t((codes[k] & 15) << (k < 16 ? 0 : 4));
+    if (bits == 6) half[256 + k / 16 * 64 + k % 4] |= uint8_t(codes[k] >> 4 << (k % 16 / 4 * 2));
   }
 }
 
@@ -167,7 +188,8 @@ int read_code(const uint8_t* group, int bits, int lane_row, int k) {
   const uint8_t* half = group + lane_row / kLanes * (bits * 64) + lane_row % kLanes * 4;
   if (bits == 2) return half[k / 16 * 64 + k % 4] >> (k % 16 / 4 * 2) & 3;
   if (bits == 8) return half[k / 4 * 64 + k % 4];
-  return half[k % 16 / 4 * 64 + k % 4] >> (k < 16 ? 0 : 4) & 15;
+  const int low = half[k % 16 / 4 * 64 + k % 4] >> (k < 16 ? 0 : 4) & 15;
+  return bits == 4 ? low : low | (half[256 + k / 16 * 64 + k % 4] >> (k % 16 / 4 * 2) & 3) << 4;
 }
 
 }  // namespace
@@ -203,10 +225,6 @@ std::shared_ptr<void> take_codes(size_t bytes, uint8_t** data) {
 
 void Matrix::resize_codes() {
   const size_t bytes = size_t(tiles) * tile_bytes();
-  if (!ternary()) {  // measured: such weights, with scales beside the codes, are read no faster from large pages
-    codes.resize(bytes);
-    return;
-  }
   uint8_t* data = nullptr;
   chunk_ = take_codes(bytes, &data);
   codes.borrow(data, bytes);
@@ -232,14 +250,15 @@ void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows
   cols = cols_in;
   tiles = (rows + kTile - 1) / kTile;
   groups = (cols + kGroup - 1) / kGroup;
-  bits = source == Source::q4_0 || source == Source::q4_1 ? 4 : 8;
-  zero = source == Source::q4_0 ? 8 : source == Source::q4_1 ? 0 : 128;
+  bits = source == Source::q4_0 || source == Source::q4_1 ? 4 : source == Source::q6_k ? 6 : 8;
+  zero = source == Source::q4_0 ? 8 : source == Source::q4_1 ? 0 : source == Source::q6_k ? 32 : 128;
   has_min = source == Source::q4_1;
-  const size_t blocks = size_t(tiles) * groups;
+  const size_t blocks = size_t(tiles) * scale_groups();
   resize_codes();
   std::memset(codes.data(), 0, codes.bytes());
   scales.resize_zero(blocks * kTile);
   if (has_min) mins.resize_zero(blocks * kTile);
+  if (bits == 6) return pack_six_bits(data, row_bytes);
   for (int r = 0; r < rows; ++r) {
     for (int g = 0; g < groups; ++g) {
       const Block b = read_block(source, data + row_bytes * size_t(r), g, cols);
@@ -249,6 +268,21 @@ void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows
       if (has_min) mins[block * kTile + r % kTile] = b.min;
     }
   }
+}
+
+void Matrix::pack_six_bits(const uint8_t* data, size_t row_bytes) {
+  constexpr int kGroups = kTernaryBlock / kGroup;
+  for (int r = 0; r < rows; ++r)
+    for (int b = 0; b < blocks(); ++b) {
+      const SixBits block = read_q6_k(data + row_bytes * size_t(r) + size_t(b) * 210);
+      uint8_t* group = codes.data() + size_t(r / kTile) * tile_bytes() + size_t(b) * kGroups * group_bytes();
+      for (int g = 0; g < kGroups; ++g, group += group_bytes()) {
+        write_codes(group, bits, r % kTile, block.codes + g * kGroup);
+        uint8_t* own = group + group_bytes() - 2 * kTile + r % kTile;
+        own[0] = block.scales[2 * g], own[kTile] = block.scales[2 * g + 1];
+      }
+      scales[(size_t(r / kTile) * blocks() + b) * kTile + r % kTile] = block.scale;
+    }
 }
 
 void Matrix::shape_ternary(int rows_in, int cols_in, bool dense_in) {
@@ -328,11 +362,20 @@ void Matrix::row(int r, float* out) const {
     }
     return;
   }
+  if (bits == 6) return six_bit_row(r, out);
   for (int g = 0; g < groups; ++g) {
     const size_t block = size_t(r / kTile) * groups + g;
     const float scale = half_to_float(scales[block * kTile + r % kTile]);
     const float min = has_min ? half_to_float(mins[block * kTile + r % kTile]) : 0.0f;
     for (int k = 0; k < kGroup; ++k) out[g * kGroup + k] = scale * float(code(r, g * kGroup + k) - zero) + min;
+  }
+}
+
+void Matrix::six_bit_row(int r, float* out) const {
+  for (int k = 0; k < groups * kGroup; ++k) {
+    const uint8_t* own = tile_codes(r / kTile) + size_t(k / kGroup + 1) * group_bytes() - 2 * kTile;
+    const float block = half_to_float(scales[(size_t(r / kTile) * blocks() + k / kTernaryBlock) * kTile + r % kTile]);
+    out[k] = block * float(int8_t(own[k % kGroup / kHalf * kTile + r % kTile])) * float(code(r, k) - zero);
   }
 }
 

@@ -25,13 +25,14 @@
 namespace edge {
 
 constexpr int kKernelVersion = 2;  // raised when what was measured about the kernels holds no longer
-constexpr int kGroup = 32;      // consecutive weights of a row that share one scale
+constexpr int kGroup = 32;      // consecutive weights of a row that are packed together and share one scale
+constexpr int kHalf = 16;       // those that share one where weights have 6 bits, and an entry of Activations::sum
 constexpr int kTile = 32;       // rows that are stored interleaved and multiplied together
 constexpr int kLanes = 16;      // rows of one 64-byte line of codes: 4 codes for each
 constexpr int kScratch = 1280;  // bytes a kernel needs to unpack one group of a tile: codes, scales and minima
 constexpr int kKeyBlock = 16;   // positions that are interleaved in the key cache
 constexpr int kDenseColumns = 20;  // of a line of dense ternary codes: 4 bytes of 5 trits
-constexpr int kTernaryBlock = 256;  // columns that share a scale in GGUF's ternary types
+constexpr int kTernaryBlock = 256;  // columns that share a scale in GGUF's ternary and 6-bit types
 constexpr int kTableTokens = 32;    // tokens of one row of a look-up table
 
 inline int round_up(int n, int step) { return (n + step - 1) / step * step; }
@@ -74,16 +75,22 @@ class Buffer {
 };
 
 // What `Matrix::pack` reads: GGUF blocks, float rows, or int8 rows of -1, 0 and 1 (trits).
-enum class Source { f32, q4_0, q4_1, q8_0, tq1_0, tq2_0, i2_s, trits };
+enum class Source { f32, q4_0, q4_1, q6_k, q8_0, tq1_0, tq2_0, i2_s, trits };
 
 inline bool is_ternary(Source s) { return s >= Source::tq1_0; }
 
 // Files hold packed matrices: raised with every change of their layout.
 constexpr int kPacking = 1;
 
+// Bytes of a group of a tile.
+constexpr int packed_bytes(int bits) { return bits * kTile * kGroup / 8 + (bits == 6 ? 2 * kTile : 0); }
+
 // Weights w[r][k] = scale[r][k/32] * (code - zero) + min[r][k/32], in tiles of 32 rows.
 //   4-bit group of a tile: 2 halves x 4 lines of 64 bytes; byte 4*lane + j of line p has the code of column 4p + j in
 //   its low and of column 16 + 4p + j in its high nibble. 8-bit: 2 halves x 8 lines; line s holds columns 4s + j.
+//   6-bit: 2 halves x 6 lines; the low 4 bits of a code lie as a 4-bit one, the high 2 bits after them as a ternary one.
+//   Then, for columns 0 .. 15 and 16 .. 31, a signed byte for each row. The scale of these columns is this byte times a
+//   scale for 256 columns, as in GGUF's Q6_K: 6.56 bits a weight.
 //   Missing rows and columns are filled with zero weights.
 // Ternary weights (bits = 2, codes 0..2, zero = 1) have one scale for the matrix, or one per row and 256 columns if
 // these differ. Group: 2 halves x 2 lines; byte 4*lane + j of line p has the code of column 16p + 4i + j at bits 2i.
@@ -92,12 +99,13 @@ constexpr int kPacking = 1;
 struct Matrix {
   int rows = 0, cols = 0;
   int tiles = 0, groups = 0;
-  int bits = 0;  // 2, 4 or 8
+  int bits = 0;  // 2, 4, 6 or 8
   int zero = 0;  // the code that means 0
   bool has_min = false;
   bool dense = false;
-  Buffer<uint8_t> codes;          // [tile][group][bits * 128], or dense
-  Buffer<uint16_t> scales, mins;  // [tile][group][32], half precision; ternary: [tile][block][32], or none
+  Buffer<uint8_t> codes;          // [tile][group][group_bytes()], or dense
+  // Half precision: [tile][group][32]; 6 bits and ternary: [tile][block][32], or none if ternary scales are equal.
+  Buffer<uint16_t> scales, mins;
   float scale = 1.0f;             // ternary: of the whole matrix
 
   // Fills the matrix from `rows` rows of `row_bytes` bytes each.
@@ -109,8 +117,10 @@ struct Matrix {
   // Writes row r as floats into out[0 .. groups * 32).
   void row(int r, float* out) const;
   bool ternary() const { return bits == 2; }
+  // Groups, or blocks, of a row that have a scale in `scales`.
+  int scale_groups() const { return bits == 6 || ternary() ? blocks() : groups; }
   int blocks() const { return (groups * kGroup + kTernaryBlock - 1) / kTernaryBlock; }
-  int group_bytes() const { return bits * kTile * kGroup / 8; }
+  int group_bytes() const { return packed_bytes(bits); }
   int dense_lines() const { return (groups * kGroup + kDenseColumns - 1) / kDenseColumns; }
   size_t tile_bytes() const { return dense ? size_t(dense_lines()) * kTile * 4 : size_t(groups) * group_bytes(); }
   const uint8_t* tile_codes(int tile) const { return codes.data() + size_t(tile) * tile_bytes(); }
@@ -125,16 +135,18 @@ struct Matrix {
 
   void pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale);
   void pack_row(int row, const uint8_t* codes);
+  void pack_six_bits(const uint8_t* data, size_t row_bytes);
+  void six_bit_row(int r, float* out) const;
   int code(int row, int column) const;
 };
 
-// n rows of int8 activations: x[t][k] = scale[t][k/32] * q[t][k], with the sum of each group beside it.
+// n rows of int8 activations: x[t][k] = scale[t][k/32] * q[t][k], with sums beside them.
 struct Activations {
   int groups = 0;
   int8_t* q = nullptr;          // [t][groups * 32]
   float* scale = nullptr;       // [t][groups]
-  int32_t* sum = nullptr;       // [t][groups], sum of q
-  float* scaled_sum = nullptr;  // [t][groups], scale * sum
+  int32_t* sum = nullptr;       // [t][groups][2], sum of q over 16 columns
+  float* scaled_sum = nullptr;  // [t][groups], scale * sum over 32
 };
 
 // n tokens of int8 activations for ternary weights: x[t][k] = scale[t] * q[t][k].

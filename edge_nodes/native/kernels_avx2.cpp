@@ -26,6 +26,8 @@ constexpr int kFloats = 8;
 #define EDGE_LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #define EDGE_STORE_HALF(p, v) \
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define EDGE_LOAD_BYTES(p) \
+  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))
 #include "float_ops.h"
 
 // Sums of 16 bits where they fit. 4-bit codes: 8 steps of at most 2 * 15 * 127 stay below 2^15; ternary codes: 64 steps
@@ -55,6 +57,18 @@ struct Product<8> {
   EDGE_INLINE Acc dot(const Acc& acc, const IntVec& codes, const IntVec& quad) {
     const __m256i w = _mm256_xor_si256((__m256i)codes, _mm256_set1_epi8(-128));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8((__m256i)quad, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  EDGE_INLINE IntVec widen(const Acc& acc, int) { return (IntVec)acc; }
+};
+
+// 6-bit codes: pairs are at most 2 * 63 * 127, of which 4 would not fit.
+template <>
+struct Product<6> {
+  using Acc = __m256i;
+  EDGE_INLINE Acc start(int offset) { return _mm256_set1_epi32(offset); }
+  EDGE_INLINE Acc dot(const Acc& acc, const IntVec& codes, const IntVec& quad) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)quad);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
   EDGE_INLINE IntVec widen(const Acc& acc, int) { return (IntVec)acc; }

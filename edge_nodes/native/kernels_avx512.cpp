@@ -30,6 +30,8 @@ constexpr int kFloats = 16;
 #define EDGE_LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
 #define EDGE_STORE_HALF(p, v) \
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define EDGE_LOAD_BYTES(p) \
+  _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))
 #include "float_ops.h"
 
 // Sums of 32 bits straight away: vpdpbusd adds 4 products of an unsigned code and a signed activation.

@@ -25,6 +25,8 @@ namespace {
 constexpr int kFloats = 8;
 
 #define EDGE_LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+#define EDGE_LOAD_BYTES(p) \
+  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))
 #include "float_ops.h"
 
 template <int Bits>

@@ -18,8 +18,8 @@ namespace {
 
 #include "neon_kernels.h"
 
-// Of the codes of 4 rows, the products of 2 rows to a register. 4-bit codes: 8 steps of at most 15 * 127; ternary codes:
-// 64 steps of at most 2 * 128.
+// Of the codes of 4 rows, the products of 2 rows to a register. 4-bit codes: 8 steps of at most 15 * 127; 6-bit codes:
+// 4 of at most 63 * 127; ternary codes: 64 of at most 2 * 128.
 template <int Bits>
 struct Product {
   struct Acc {

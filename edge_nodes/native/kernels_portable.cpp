@@ -23,12 +23,14 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-void unpack(const uint8_t* packed, uint8_t* codes) {
-  for (int half = 0; half < 2; ++half)
-    for (int i = 0; i < 256; ++i) {
-      codes[half * 512 + i] = packed[half * 256 + i] & 15;
-      codes[half * 512 + 256 + i] = packed[half * 256 + i] >> 4;
-    }
+// Codes of a group of a tile at 4 or 6 bits, as they lie at 8 bits.
+void unpack(const uint8_t* packed, int bits, uint8_t* codes) {
+  for (int half = 0; half < 2; ++half, packed += bits * 64)
+    for (int s = 0; s < 8; ++s, codes += 64)
+      for (int i = 0; i < 64; ++i) {
+        codes[i] = packed[s % 4 * 64 + i] >> (s / 4 * 4) & 15;
+        if (bits == 6) codes[i] |= (packed[256 + s / 4 * 64 + i] >> (s % 4 * 2) & 3) << 4;
+      }
 }
 
 typedef uint8_t Bytes __attribute__((vector_size(8)));
@@ -38,30 +40,30 @@ typedef int32_t Ints __attribute__((vector_size(16)));
 // Sums of neighbouring int16 lanes.
 inline Ints add_pairs(const Shorts& v) { return (((Ints)v << 16) >> 16) + ((Ints)v >> 16); }
 
-// acc[r] += sum over the group's 32 columns of code * q. A product fits in int16 (255 * 127); with 4-bit codes the sum
-// over all 8 lines does too (8 * 15 * 127).
-template <int Bits>
+// acc[r] += sum over columns [4 * Begin, 4 * End) of a group of code * q. A product fits in int16 (255 * 127); with
+// 4-bit codes the sum over 8 lines does too (8 * 15 * 127), with 6-bit codes that over 4 (4 * 63 * 127).
+template <int Bits, int Begin = 0, int End = 8>
 void dot_group(const uint8_t* codes, const int8_t* q, int32_t* acc) {
   Shorts columns[8];
-  for (int s = 0; s < 8; ++s)
+  for (int s = Begin; s < End; ++s)
     for (int i = 0; i < 8; ++i) columns[s][i] = q[4 * s + i % 4];
   for (int half = 0; half < 2; ++half, codes += 512, acc += kLanes) {
     Shorts narrow[8] = {};
     Ints wide[8] = {};
-    for (int s = 0; s < 8; ++s) {
+    for (int s = Begin; s < End; ++s) {
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {  // 2 rows each
         Bytes bytes;
         std::memcpy(&bytes, codes + s * 64 + i * 8, sizeof bytes);
         const Shorts product = __builtin_convertvector(bytes, Shorts) * columns[s];
-        if (Bits == 4)
+        if (Bits < 8)
           narrow[i] += product;
         else
           wide[i] += add_pairs(product);
       }
     }
     for (int i = 0; i < 8; ++i) {
-      const Ints sums = Bits == 4 ? add_pairs(narrow[i]) : wide[i];
+      const Ints sums = Bits < 8 ? add_pairs(narrow[i]) : wide[i];
       acc[2 * i] += sums[0] + sums[1];
       acc[2 * i + 1] += sums[2] + sums[3];
     }
@@ -79,30 +81,54 @@ void widen(const uint16_t* halves, int count, float* out) {
   }
 }
 
+// Scales of a tile's groups or, at 6 bits, of halves of them.
+void tile_scales(const Matrix& w, int tile, float* out) {
+  const uint16_t* halves = w.scales.data() + size_t(tile) * w.scale_groups() * kTile;
+  if (w.bits != 6) return widen(halves, w.groups * kTile, out);
+  float block[kTile];
+  for (int g = 0; g < w.groups; ++g) {
+    if (g * kGroup % kTernaryBlock == 0) widen(halves + g * kGroup / kTernaryBlock * kTile, kTile, block);
+    const uint8_t* own = w.tile_codes(tile) + size_t(g + 1) * w.group_bytes() - 2 * kTile;
+    for (int i = 0; i < 2 * kTile; ++i) *out++ = float(int8_t(own[i])) * block[i % kTile];
+  }
+}
+
+// sum[r] += scale * (code - zero) * q over one group of a tile; `codes` lie at 8 bits.
+void add_group(const Matrix& w, const uint8_t* codes, const float* scales, const Activations& x, size_t at, float* sum) {
+  const int8_t* q = x.q + at * kGroup;
+  const int32_t* sums = x.sum + 2 * at;
+  const int parts = w.bits == 6 ? 2 : 1;
+  for (int part = 0; part < parts; ++part, scales += kTile) {
+    int32_t acc[kTile];
+    std::fill_n(acc, kTile, -w.zero * (parts == 2 ? sums[part] : sums[0] + sums[1]));
+    if (w.bits == 6)
+      (part ? dot_group<6, 4, 8> : dot_group<6, 0, 4>)(codes, q, acc);
+    else
+      (w.bits == 4 ? dot_group<4> : dot_group<8>)(codes, q, acc);
+    for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(float(acc[r]), scales[r] * x.scale[at], sum[r]);
+  }
+}
+
 void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride, bool add,
               uint8_t* scratch) {
   for (int tile = begin; tile < end; ++tile) {
     const uint8_t* codes = w.tile_codes(tile);
-    if (w.bits == 4) {
-      for (int g = 0; g < w.groups; ++g) unpack(codes + g * 512, scratch + g * 1024);
+    if (w.bits != 8) {
+      for (int g = 0; g < w.groups; ++g) unpack(codes + g * w.group_bytes(), w.bits, scratch + g * 1024);
       codes = scratch;
     }
-    const int rows = w.groups * kTile;
+    const int rows = w.groups * kTile;  // at 6 bits, which have no minima, scales take twice as much
     float* scales = reinterpret_cast<float*>(scratch + size_t(w.groups) * 1024);
     float* mins = scales + rows;
-    widen(w.scales.data() + size_t(tile) * rows, rows, scales);
+    tile_scales(w, tile, scales);
     if (w.has_min) widen(w.mins.data() + size_t(tile) * rows, rows, mins);
     for (int t = 0; t < n; ++t) {
       float sum[kTile] = {};
       for (int g = 0; g < w.groups; ++g) {
         const size_t at = size_t(t) * w.groups + g;
-        int32_t acc[kTile];
-        for (int r = 0; r < kTile; ++r) acc[r] = -w.zero * x.sum[at];
-        (w.bits == 4 ? dot_group<4> : dot_group<8>)(codes + g * 1024, x.q + at * kGroup, acc);
-        const float *scale = scales + g * kTile, *min = mins + g * kTile;
-        for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(float(acc[r]), scale[r] * x.scale[at], sum[r]);
+        add_group(w, codes + g * 1024, scales + g * kTile * (w.bits == 6 ? 2 : 1), x, at, sum);
         if (w.has_min)
-          for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(min[r], x.scaled_sum[at], sum[r]);
+          for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(mins[g * kTile + r], x.scaled_sum[at], sum[r]);
       }
       float* out = y + size_t(t) * y_stride + tile * kTile;
       for (int r = 0; r < kTile; ++r) out[r] = add ? out[r] + sum[r] : sum[r];

@@ -83,7 +83,7 @@ Model::Model(const ModelConfig& config)
   codes_.resize_zero(batch * widest);
   code_scales_.resize_zero(batch * widest / kGroup);
   code_sums_.resize_zero(batch * widest / kGroup);
-  code_totals_.resize_zero(batch * widest / kGroup);
+  code_totals_.resize_zero(batch * widest / kHalf);
   scratch_size_ = size_t(widest / kGroup) * kScratch;
   scratch_.resize(scratch_size_ * pool_.threads());
   scores_.resize(cache_->score_floats() * pool_.threads());
@@ -265,7 +265,7 @@ void Model::quantise_row(const float* x, Inputs& in, int token) {
   if (in.grouped) {
     const Activations& a = in.groups;
     const size_t at = size_t(token) * a.groups;
-    kernels_.quantise(x, a.groups, a.q + at * kGroup, a.scale + at, a.sum + at, a.scaled_sum + at);
+    kernels_.quantise(x, a.groups, a.q + at * kGroup, a.scale + at, a.sum + 2 * at, a.scaled_sum + at);
   }
   if (in.ternary) {
     const TokenActivations& a = in.tokens;

@@ -99,7 +99,7 @@ class Model {
     Inputs from(int token) const {
       Inputs in = *this;
       const size_t at = size_t(token) * groups.groups;
-      in.groups.q += at * kGroup, in.groups.scale += at, in.groups.sum += at, in.groups.scaled_sum += at;
+      in.groups.q += at * kGroup, in.groups.scale += at, in.groups.sum += 2 * at, in.groups.scaled_sum += at;
       if (!ternary) return in;
       in.tokens = tokens.from(token);
       return in;

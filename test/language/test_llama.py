@@ -11,6 +11,7 @@ from small_gguf import HEAD_DIM
 
 from edge_nodes.errors import ModelError, State
 from edge_nodes.language import LanguageError, load
+from edge_nodes.language.synthetic import read_shape, write_model
 
 TOKENS = np.random.default_rng(7).integers(3, 260, 100)
 
@@ -132,6 +133,14 @@ def test_logits_equal_the_float_reference(make_model, tmp_path, kinds):
     expected = exact.logits(TOKENS)
     for each in (got, half):
         assert np.linalg.norm(each - expected) <= 4e-2 * np.linalg.norm(expected)
+
+
+def test_a_six_bit_embedding_and_head_equal_the_float_reference(tmp_path):
+    pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
+    path = tmp_path / "m.gguf"
+    write_model(path, read_shape("2x256x512x4x2x600"), kind="Q8_0", head="Q6_K")
+    got, expected = native_logits(path, kv_cache="f32"), Llama(path, eight_bits).logits(TOKENS)
+    assert np.linalg.norm(got - expected) <= 1e-2 * np.linalg.norm(expected)
 
 
 def linear(writer):

@@ -114,7 +114,7 @@ def test_quantise(kernel):
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     np.testing.assert_array_equal(q.reshape(9, 3, 32), np.rint(blocks * inverse[..., None]).astype(np.int8))
     np.testing.assert_array_equal(scale, largest / np.float32(127))
-    np.testing.assert_array_equal(total, q.reshape(9, 3, 32).astype(int).sum(-1))
+    np.testing.assert_array_equal(total, q.reshape(9, 6, 16).astype(int).sum(-1))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -16,14 +16,15 @@ from rich.console import Console
 
 from edge_nodes.cli import figures
 from edge_nodes.language import kernel_choice
+from edge_nodes.language.synthetic import random_blocks
 
 SHAPES = ((2560, 2560), (6912, 2560), (2560, 6912), (4096, 14336))  # rows, columns
 TOKENS = (1, 2, 4, 8, 12, 16, 32, 128, 512)
 THREADS = (1, 2)
 STREAMED_BYTES = 1 << 27  # weights a single token reads, more than the caches hold
 MACS_PER_ROW = 4 * 32  # weights of one index, tokens of a row
-BYTES = {"2.00": 2 / 8, "1.60": 1.6 / 8, "Q4_0": 18 / 32, "Q8_0": 34 / 32}  # of a weight, with its share of the scale
-TERNARY = ("2.00", "1.60")  # bits of a weight; the others are GGUF's 4- and 8-bit types
+BYTES = {"2.00": 2 / 8, "1.60": 1.6 / 8, "Q4_0": 18 / 32, "Q6_K": 210 / 256, "Q8_0": 34 / 32}  # a weight
+TERNARY = ("2.00", "1.60")  # bits of a weight; the others are GGUF's types of 4, 6 and 8 bits
 MANY = 32  # tokens from which on products are bound by instructions
 STREAMING_ROUNDS = 4  # times as many for one token: memory is what other programs disturb most
 
@@ -140,7 +141,7 @@ def _cases(shape: tuple[int, int], kind: str, tokens: Iterable[int], kernels: It
     for kernel in kernels:
         for threads in THREADS:
             for n in tokens:
-                # Few tokens do not fill a row of a table; 4- and 8-bit weights have no tables.
+                # Few tokens do not fill a row of a table; other weights than ternary ones have no tables.
                 for method in ("dot", "lut") if n >= 8 and kind in TERNARY else ("dot",):
                     yield Case(*shape, kind, n, threads, kernel, method)
 
@@ -150,10 +151,7 @@ def _matrices(native: Any, rows: int, cols: int, kind: str) -> list[Any]:
     if kind in TERNARY:
         first = native.random_ternary(rows, cols, kind == "1.60")
     else:
-        bits = 4 if kind == "Q4_0" else 8
-        blocks = np.random.default_rng(0).integers(0, 256, (rows, cols // 32, 2 + bits * 4), np.uint8)
-        blocks[..., :2] = np.frombuffer(np.float16(1.0).tobytes(), np.uint8)
-        first = native.Matrix(kind, blocks.reshape(rows, -1), cols)
+        first = native.Matrix(kind, random_blocks(np.random.default_rng(0), kind, rows, cols), cols)
     return [first, *(first.copy() for _ in range(STREAMED_BYTES // first.bytes))]
 
 

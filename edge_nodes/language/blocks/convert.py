@@ -111,7 +111,7 @@ class _Gguf:
             "tied": self.tied,
         }
         first = self._file.tensors.get("blk.0.ffn_gate.weight")
-        blocked = first is not None and first.tensor_type.name in ("TQ1_0", "TQ2_0")
+        blocked = first is not None and first.tensor_type.name in ("TQ1_0", "TQ2_0", "Q6_K")
         self.multiple = 256 if blocked else TILE
 
     def all_blocks(self) -> Iterator[tuple[str, Tensors]]:

@@ -18,7 +18,8 @@ import numpy as np
 from edge_nodes.errors import State
 from edge_nodes.language.errors import LanguageError
 
-TILE, GROUP, TERNARY_BLOCK = 32, 32, 256
+TILE, GROUP, SCALE_BLOCK = 32, 32, 256
+_BLOCKED = (2, 6)  # bits of weights whose scales, if there are any, hold for so many columns
 _NONE = np.empty(0)
 
 
@@ -129,7 +130,7 @@ class Shares:
 
 def unit_columns(parts: Mapping[str, Any]) -> int:
     """Return the columns of a packed matrix that must stay together: 256 if a scale holds for these, else a tile."""
-    return TERNARY_BLOCK if parts["bits"] == 2 and parts.get("scales", _NONE).size else TILE
+    return SCALE_BLOCK if parts["bits"] in _BLOCKED and parts.get("scales", _NONE).size else TILE
 
 
 def cut_block(tensors: Mapping[str, Any], shares: Shares, rank: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def cut_cols(parts: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
     _require(begin % unit == 0 and (end % unit == 0 or end == parts["cols"]), "columns", begin, end, unit)
     arrays = {}
     for part in _present(parts):
-        per = GROUP if part == "codes" or parts["bits"] != 2 else TERNARY_BLOCK
+        per = SCALE_BLOCK if part == "scales" and parts["bits"] in _BLOCKED else GROUP
         cut = parts[part].reshape(tiles, -(-parts["cols"] // per), -1)[:, begin // per : -(-end // per)]
         arrays[part] = cut.reshape(-1)
     return {**parts, **arrays, "cols": end - begin}

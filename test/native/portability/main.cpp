@@ -85,7 +85,45 @@ void ternary(const Kernels& kernel, int rows, int cols, int n, int threads, bool
   }
 }
 
-// Scales are 1 and minima whole, so that sums of floats are exact.
+// The product of a matrix with scales for each 32 columns or fewer, which are whole, as are minima: sums of floats are
+// exact.
+void check_grouped(const Kernels& kernel, const char* what, const Matrix& w, int n, const std::vector<double>& weights) {
+  const int cols = w.cols, groups = w.groups;
+  std::vector<int8_t> q = activations(n, cols);
+  std::vector<float> scale(size_t(n) * groups, 1.0f), scaled(scale.size());
+  std::vector<int32_t> sum(2 * scale.size());
+  for (size_t i = 0; i < scale.size(); ++i) {
+    for (int k = 0; k < kGroup; ++k) sum[2 * i + size_t(k / kHalf)] += q[i * kGroup + size_t(k)];
+    scaled[i] = float(sum[2 * i] + sum[2 * i + 1]);
+  }
+  const Activations x{groups, q.data(), scale.data(), sum.data(), scaled.data()};
+  Buffer<uint8_t> scratch(size_t(groups) * kScratch);
+  Buffer<float> y(size_t(n) * w.tiles * kTile);
+  kernel.multiply(w, 0, w.tiles, x, n, y.data(), w.tiles * kTile, false, scratch.data());
+  check(kernel, what, w, y.data(), q.data(), n, weights, cols);
+}
+
+void six_bits(const Kernels& kernel, int rows, int blocks, int n) {
+  const int cols = blocks * kTernaryBlock;
+  std::vector<uint8_t> data(size_t(rows) * blocks * 210);
+  std::vector<double> weights(size_t(rows) * cols);
+  const uint16_t one = float_to_half(1.0f);
+  for (uint8_t& byte : data) byte = uint8_t(draw(0, 255));
+  for (size_t b = 0; b < size_t(rows) * blocks; ++b) {
+    uint8_t* p = data.data() + b * 210;
+    for (int i = 0; i < 16; ++i) p[192 + i] = uint8_t(draw(-3, 3));
+    std::memcpy(p + 208, &one, 2);
+    for (int k = 0; k < kTernaryBlock; ++k) {  // 128 columns: 4 times 32 that share bytes
+      const int quarter = k % 128 / 32, low = p[k / 128 * 64 + k % 64] >> (quarter / 2 * 4) & 15;
+      const int high = p[128 + k / 128 * 32 + k % 32] >> (quarter * 2) & 3;
+      weights[b * kTernaryBlock + size_t(k)] = int8_t(p[192 + k / 16]) * (low + 16 * high - 32);
+    }
+  }
+  Matrix w;
+  w.pack(Source::q6_k, data.data(), size_t(blocks) * 210, rows, cols);
+  check_grouped(kernel, "Q6_K", w, n, weights);
+}
+
 void grouped(const Kernels& kernel, Source source, int rows, int groups, int n) {
   const int cols = groups * kGroup, bits = source == Source::q8_0 ? 8 : 4;
   const int head = source == Source::q4_1 ? 4 : 2, block = head + bits * kGroup / 8;
@@ -109,18 +147,7 @@ void grouped(const Kernels& kernel, Source source, int rows, int groups, int n) 
     }
   Matrix w;
   w.pack(source, data.data(), size_t(groups) * block, rows, cols);
-  std::vector<int8_t> q = activations(n, cols);
-  std::vector<float> scale(size_t(n) * groups, 1.0f), scaled(scale.size());
-  std::vector<int32_t> sum(scale.size());
-  for (size_t i = 0; i < scale.size(); ++i) {
-    for (int k = 0; k < kGroup; ++k) sum[i] += q[i * kGroup + k];
-    scaled[i] = float(sum[i]);
-  }
-  const Activations x{groups, q.data(), scale.data(), sum.data(), scaled.data()};
-  Buffer<uint8_t> scratch(size_t(groups) * kScratch);
-  Buffer<float> y(size_t(n) * w.tiles * kTile);
-  kernel.multiply(w, 0, w.tiles, x, n, y.data(), w.tiles * kTile, false, scratch.data());
-  check(kernel, source == Source::q8_0 ? "Q8_0" : head == 4 ? "Q4_1" : "Q4_0", w, y.data(), q.data(), n, weights, cols);
+  check_grouped(kernel, source == Source::q8_0 ? "Q8_0" : head == 4 ? "Q4_1" : "Q4_0", w, n, weights);
 }
 
 }  // namespace
@@ -130,6 +157,7 @@ int main() {
     for (int n : {1, 2, 3, 4, 5, 7, 12, 13, 31, 32, 33, 65}) {
       ternary(*kernel, draw(1, 90), draw(1, 600), n, 1 + n % 3, false);
       ternary(*kernel, draw(1, 90), draw(1, 600), n, 1 + n % 3, true);
+      six_bits(*kernel, draw(1, 70), draw(1, 2), n);
       for (Source source : {Source::q4_0, Source::q4_1, Source::q8_0}) grouped(*kernel, source, draw(1, 70), draw(1, 6), n);
     }
     std::printf("%s\n", kernel->name);
