@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import fftconvolve, resample_poly
+from scipy.signal import resample_poly
 
 from edge_nodes.speech.clips import RATE_HZ, Clip, clips, normalise, words
+from edge_nodes.speech.noises import room
 
 __all__ = ["RATE_HZ", "Augmenter", "Clip", "clips", "normalise", "words"]
 
@@ -28,7 +29,7 @@ class Augmenter:
         up, down = [(1, 1), (1, 1), (10, 9), (10, 11), (20, 19), (20, 21)][rng.integers(6)]
         audio = resample_poly(samples, up, down)
         if rng.random() < 0.35:
-            audio = self._room(audio)
+            audio = room(audio, rng)
         before, after = rng.integers(0, 6000, 2)
         audio = np.pad(audio, (before, after))
         level = np.sqrt(np.mean(samples**2)) + 1e-6
@@ -45,11 +46,3 @@ class Augmenter:
             start = self._rng.integers(0, len(self._noise) - size)
             level = 10 ** self._rng.uniform(-3, 0)
             yield self._noise[start : start + size] * np.float32(level)
-
-    def _room(self, audio: np.ndarray) -> np.ndarray:
-        """Convolve with exponentially decaying noise: a room of 0.1 to 0.5 s reverberation time."""
-        rng, seconds = self._rng, self._rng.uniform(0.1, 0.5)
-        time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
-        response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * rng.uniform(0.02, 0.1)
-        response[0] = 1.0
-        return fftconvolve(audio, response)[: len(audio)]

@@ -27,9 +27,10 @@ from edge_nodes.speech.evaluation import Heard, false_words, listen, summary, wo
 from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.lexicon import Lexicon
 from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.noises import varied
 from edge_nodes.speech.recognizer import Recognizer
 
-QUICK_CLIPS, QUICK_NOISE_S = 24, 60
+QUICK_CLIPS, QUICK_NOISE_S, NOISE_S = 24, 60, 3600
 PAUSES_S = (0.15, 0.45)
 _NEW, _SEEN = "not trained on", "trained on"
 
@@ -136,7 +137,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
             ("", "WER %", "s/s", ""),
             ([n, o.get("wer"), o.get("seconds_per_s"), o.get("absent", "")] for n, o in others),
         )
-    columns = ("minutes", "segments", "false_accepts", "false_accepts_per_hour")
+    columns = ("recorded_minutes", "minutes", "segments", "false_accepts", "false_accepts_per_hour")
     noise = [[n, *(v[c] for c in columns), _SEEN if v["trained_on"] else _NEW] for n, v in found["noise"].items()]
     if noise:
         figures.show_table(console, "noise", ("", *columns, ""), noise)
@@ -229,14 +230,17 @@ def _streams(clips: Sequence[Clip], model: str) -> dict[str, Any]:
 
 
 def _noise(stem: Path, model: str, quick: bool) -> dict[str, Any] | None:
-    """Return what is heard in the records without a text, None if there are none."""
-    found = [r for r in records(stem) if not r.get("text")]
+    """Return what is heard in an hour of the records without a text and variations of them, None if there are none."""
+    found = [r for r in records(stem) if not r.get("text") and r["n"]]
     if not found:
         return None
     if quick:
         found = [{**r, "n": min(r["n"], QUICK_NOISE_S * RATE_HZ // len(found))} for r in found]
-    config = replace(SpeechConfig(), model=model)
-    return {**false_words((read(stem, r) for r in found), config), "trained_on": trained_on(stem)}
+    recordings = [read(stem, r) for r in found]
+    noise = varied(recordings, QUICK_NOISE_S if quick else NOISE_S)
+    heard = false_words(noise, replace(SpeechConfig(), model=model))
+    recorded = sum(map(len, recordings)) / RATE_HZ / 60
+    return {**heard, "recorded_minutes": round(recorded, 2), "trained_on": trained_on(stem)}
 
 
 def _others(clips: Sequence[Clip], whisper: str) -> dict[str, Any]:
