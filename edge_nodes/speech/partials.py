@@ -2,7 +2,8 @@
 """Partial texts of a growing utterance at a cost that does not grow with it.
 
 Words that ended a while ago are settled: they are never decoded again and so cannot change. Each text is the settled
-words and those heard in a window of the newest audio, which begins a little before the last settled word.
+words and those heard in a window of the newest audio, which begins a little before the last settled word and is never
+longer than `LONGEST_S`: the encoder attends to that and to nothing later (no look-ahead).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SETTLED_S = 1.0
 """A word that ended this long ago stays as it is."""
 CONTEXT_S = 2.0
 """Settled audio that is still listened to, for the sake of what follows."""
+LONGEST_S = 8.0
+"""Audio that is listened to at most, whatever is heard in it."""
 
 
 class Partials:
@@ -44,10 +47,13 @@ class Partials:
             stop: position where the audio ends, later than at the last call.
             leave: see `exits.policy`.
         """
-        begin = max(self._start, self._until - int(CONTEXT_S * RATE_HZ))
+        # Nothing settles in noise without words, in one endless word, or with a model that tells no times.
+        limit = max(self._start, stop - int(LONGEST_S * RATE_HZ))
+        begin = max(limit, self._until - int(CONTEXT_S * RATE_HZ))
         heard = self._model.recognise(part(begin, stop), leave)
-        if heard.spans is None:  # a model that does not tell when its words were said: nothing is ever settled
+        if heard.spans is None:
             return heard
+        self._until = max(self._until, limit)
         words = [
             (word, begin + int(first * RATE_HZ), begin + int(last * RATE_HZ))
             for word, (first, last) in zip(heard.text.split(), heard.spans, strict=True)

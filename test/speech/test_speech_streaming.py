@@ -51,12 +51,20 @@ def test_words_settle_and_the_cost_of_a_partial_stays(step):
         assert after[: max(0, len(before) - 2)] == before[: max(0, len(before) - 2)]
 
 
-def test_without_times_nothing_settles():
-    model = Numbers()
-    model.recognise = lambda samples, leave: Hypothesis(f"{len(samples)}", 1.0, 1, 1, {})
-    heard = partials.Partials(model, 100)
-    texts = [heard.hear(lambda a, b: np.zeros(b - a), stop, lambda *_: True).text for stop in (SECOND, 9 * SECOND)]
-    assert texts == [str(SECOND - 100), str(9 * SECOND - 100)]
+@pytest.mark.parametrize("spans", [None, [], [(0.0, None)]], ids=["no times", "no words", "one endless word"])
+def test_the_cost_of_a_partial_is_bounded_whatever_is_heard(spans):
+    lengths = []
+
+    class Other:
+        def recognise(self, samples, leave):
+            lengths.append(len(samples))
+            seconds = None if spans is None else [(a, len(samples) / SECOND) for a, _ in spans]
+            return Hypothesis("word" if spans != [] else "", 1.0, 1, 1, {}, seconds)
+
+    heard, longest = partials.Partials(Other(), 100), int(partials.LONGEST_S * SECOND)
+    for stop in range(SECOND, 20 * SECOND, SECOND):
+        heard.hear(lambda a, b: np.zeros(b - a), stop, lambda *_: True)
+    assert lengths == [min(stop - 100, longest) for stop in range(SECOND, 20 * SECOND, SECOND)]
 
 
 def told(*entries):
