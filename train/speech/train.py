@@ -3,9 +3,11 @@
 
     python -m train.speech.train --whisper WHEEL --out FOLDER --minutes 45 FEATURES.pt[:weight] ...
 
-FEATURES.pt come from train.speech.prepare; `weight` is how often an item is drawn in one pass. The rate follows the
-clock: up in the first 4 % of the time, then down a cosine. FOLDER/last.pt is written every four minutes: averaged
-weights (decay 0.998), optimiser, step; --resume goes on from it.
+FEATURES.pt come from train.speech.prepare; `weight` is how often an item is drawn in one pass. --start goes on from a
+model's weights. With --distil the earlier exits also learn the last one's probabilities of each frame (Hinton et al.,
+arXiv 1503.02531), which the last exit takes no notice of. The rate follows the clock: up in the first 4 % of the time,
+then down a cosine. FOLDER/last.pt is written every eight minutes: averaged weights (decay 0.998), optimiser, step;
+--resume goes on from it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_nodes.speech.encoder import Encoder, Shape
+from edge_nodes.speech.model import SpeechModel
 from train.speech.evaluate import word_errors
 from train.speech.whisper import load_encoder
 
@@ -62,17 +66,25 @@ def collate(batch: list, rng: np.random.Generator) -> tuple[torch.Tensor, torch.
     return mel, lengths, [item[2].long() for item in batch]
 
 
-def loss_of(encoder: Encoder, mel: torch.Tensor, lengths: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
-    """Return the CTC losses of the exits, (exits,), per symbol."""
+def loss_of(
+    encoder: Encoder, mel: torch.Tensor, lengths: torch.Tensor, targets: list[torch.Tensor], distil: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the CTC losses of the exits and what they lose against the last one, both (exits,), per symbol."""
     sizes = torch.tensor([len(t) for t in targets])
     flat, frames = torch.cat(targets), (lengths + 1) // 2
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = list(encoder(mel, lengths))
+    # For short clips the plain product is faster on a CPU than the fused one.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        outputs = [x.float() for x in encoder(mel, lengths)]
     losses = [
-        nn.functional.ctc_loss(x.float().transpose(0, 1), flat, frames, sizes, reduction="sum", zero_infinity=True)
+        nn.functional.ctc_loss(x.transpose(0, 1), flat, frames, sizes, reduction="sum", zero_infinity=True)
         for x in outputs
     ]
-    return torch.stack(losses) / sizes.sum()
+    apart = [torch.zeros(())] * len(outputs)
+    if distil:
+        real = torch.arange(outputs[0].shape[1]) < frames[:, None]
+        teacher = outputs[-1][real].detach()
+        apart = [nn.functional.kl_div(x[real], teacher, reduction="sum", log_target=True) for x in outputs]
+    return torch.stack(losses) / sizes.sum(), distil * torch.stack(apart) / sizes.sum()
 
 
 def rate(done: float) -> float:
@@ -91,6 +103,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
     parser.add_argument("--average", type=float, default=0.998, help="decay of the averaged weights")
     parser.add_argument("--exits", type=float, nargs="+", default=[1.0], help="weights of the exits' losses")
+    parser.add_argument("--start", help="model to start from, see edge_nodes.models.find; else Whisper's encoder")
+    parser.add_argument("--distil", type=float, default=0.0, help="weight of the earlier exits' distance to the last")
+    parser.add_argument("--no-parallel", action="store_true", help="for comparison: without parallel layers")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -102,10 +117,10 @@ def main() -> None:
         sets = torch.load(path)
         items += sets["train"]
         weights += [float(weight or 1)] * len(sets["train"])
-        dev += sets["dev"]
+        known = {item[0] for item in dev}
+        dev += [item for item in sets["dev"] if item[0] not in known]
     dev = [item for item in dev if not item[0].startswith("fsdd")]
-    encoder = load_encoder(args.whisper, Shape())
-    average = load_encoder(args.whisper, Shape())
+    encoder, average = (_start(args) for _ in range(2))
     fresh = [p for n, p in encoder.named_parameters() if n.startswith(("exits", "parallel"))]
     tuned = [p for n, p in encoder.named_parameters() if n.startswith(("blocks", "conv2"))]
     encoder.conv1.requires_grad_(False)
@@ -127,9 +142,9 @@ def main() -> None:
             break
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * args.rate * rate(done)
-        losses = loss_of(encoder, *collate(batch, rng))
+        losses, apart = loss_of(encoder, *collate(batch, rng), args.distil)
         optimiser.zero_grad(set_to_none=True)
-        (losses * torch.tensor(args.exits)).sum().backward()
+        ((losses + apart) * torch.tensor(args.exits)).sum().backward()
         nn.utils.clip_grad_norm_([*fresh, *tuned], 2.0)
         optimiser.step()
         step += 1
@@ -141,12 +156,23 @@ def main() -> None:
         if step % 50 == 0:
             print(f"{done:6.1%} step {step} loss {' '.join(f'{x:.3f}' for x in total / seen)}", flush=True)
             total, seen = torch.zeros_like(total), 0
-        if time.monotonic() - saved_at > 240:
+        if time.monotonic() - saved_at > 480:
             _save(args.out, encoder, average, optimiser, step)
             _report(average, dev)
             saved_at = time.monotonic()
     _save(args.out, encoder, average, optimiser, step)
     _report(average, dev)
+
+
+def _start(args: argparse.Namespace) -> Encoder:
+    encoder = load_encoder(args.whisper, Shape())
+    if args.start:
+        encoder.load_state_dict(SpeechModel(args.start, beside=False).encoder.state_dict())
+        encoder.requires_grad_(True)
+        encoder.positions.requires_grad_(False)
+    if args.no_parallel:
+        encoder.parallel = nn.ModuleDict()
+    return encoder
 
 
 def _save(folder: Path, encoder: Encoder, average: Encoder, optimiser: torch.optim.Optimizer, step: int) -> None:
@@ -157,7 +183,7 @@ def _save(folder: Path, encoder: Encoder, average: Encoder, optimiser: torch.opt
 
 def _report(average: Encoder, dev: list) -> None:
     for source in sorted({item[0] for item in dev}):
-        errors, count = word_errors(average, [item for item in dev if item[0] == source][:40])
+        errors, count = word_errors(average, [item for item in dev if item[0] == source][:65])
         print(f"  dev {source}: WER {' '.join(f'{100 * e / count:.1f}' for e in errors)}", flush=True)
 
 
