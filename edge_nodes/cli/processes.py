@@ -19,14 +19,15 @@ class BenchError(DataError):
     """A measurement did not come to its end."""
 
 
-def peak_gflop_s() -> float:
-    """Return the most that one thread reaches here in single precision: a matrix product or a convolution."""
+def peak_gflop_s(precision: str = "float32") -> float:
+    """Return the most that one thread reaches here in a torch dtype: a matrix product or a convolution."""
     import torch
 
     n, channels, side = 1024, 128, 64
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    maps = torch.randn(1, channels, side, side).to(memory_format=torch.channels_last)
-    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype, last = getattr(torch, precision), torch.channels_last
+    a, b = torch.randn(2, n, n).to(dtype)
+    maps = torch.randn(1, channels, side, side).to(dtype=dtype, memory_format=last)
+    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(dtype=dtype, memory_format=last)  # type: ignore[call-overload]
     with torch.inference_mode():
         product = 2 * n**3 / min(seconds(torch.mm, a, b) for _ in range(12))
         convolved = 18 * channels**2 * side**2 / min(seconds(convolution, maps) for _ in range(30))

@@ -105,6 +105,13 @@ class SegmentationConfig:
     model: str = parameter("perception/segmentation", _MODEL, fixed=True)
     device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
     threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
+    precision: str = parameter(
+        "auto",
+        "numbers of the network: auto (bfloat16 on a CPU with instructions for it, else float32), or one of these; "
+        "float16 is for GPUs",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        fixed=True,
+    )
     bev: BevConfig = group(BevConfig)
     reference: ReferenceSegmentationConfig = group(ReferenceSegmentationConfig)
 
@@ -116,6 +123,13 @@ class ReconstructionConfig:
     model: str = parameter("perception/reconstruction", _MODEL, fixed=True)
     device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
     threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
+    precision: str = parameter(
+        "auto",
+        "numbers of the network: auto (bfloat16 on a CPU with instructions for it, else float32), or one of these; "
+        "float16 is for GPUs",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        fixed=True,
+    )
     bev: BevConfig = group(BevConfig)
     reference: ReferenceConfig = group(ReferenceConfig)
 

@@ -9,9 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_nodes.errors import State
 from edge_nodes.perception.errors import PerceptionError
+
+if TYPE_CHECKING:
+    from torch import dtype as torch_dtype
 
 _EXPECTED = "auto, cpu, cpu:0, cpu:0-1, cpu:0,2, cuda or cuda:0"
 
@@ -35,6 +40,23 @@ class Device:
         """Keep the calling thread, and the threads it starts from now on, on `cores`."""
         if self.cores:
             os.sched_setaffinity(0, self.cores)
+
+    def dtype(self, precision: str) -> torch_dtype:
+        """Return the numbers a network is to run in, for the value of a parameter `precision`.
+
+        Raises:
+            PerceptionError: the CPU has no instructions for float16.
+        """
+        import torch
+
+        if precision == "auto":
+            return torch.bfloat16 if self.torch == "cpu" and _bfloat16() else torch.float32
+        if precision == "float16" and self.torch == "cpu":
+            raise PerceptionError(
+                "float16 is for GPUs", got=f"device {self}", expected="precision auto, float32 or bfloat16"
+            )
+        found: torch_dtype = getattr(torch, precision)
+        return found
 
     @contextmanager
     def memory_for(self, model: str) -> Iterator[None]:
@@ -109,6 +131,15 @@ def _cores(text: str, listed: str) -> tuple[int, ...]:
             f"no device {text}", got=f"cores {sorted(there)}", expected="cores of these", state=State.NO_DEVICE
         )
     return tuple(sorted(cores))
+
+
+def _bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 itself; where it only emulates that, float32 is faster."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", text))
 
 
 def _gpus() -> int:

@@ -32,6 +32,7 @@ class Inference:
         bev: the maps; cells must be a multiple of 32 and history what the model learned.
         device: see `edge_nodes.perception.device.parse`.
         threads: CPU threads.
+        precision: see `edge_nodes.perception.device.Device.dtype`.
         progress: told what is done, one line a step.
 
     Raises:
@@ -41,11 +42,19 @@ class Inference:
     Attributes:
         model_name: of the manifest.
         device: where it runs.
+        dtype: numbers it runs in.
         bev_ms, network_ms: what the last scan took.
     """
 
     def __init__(
-        self, model: str, bev: BevConfig, *, device: str, threads: int, progress: Callable[[str], None]
+        self,
+        model: str,
+        bev: BevConfig,
+        *,
+        device: str,
+        threads: int,
+        precision: str = "auto",
+        progress: Callable[[str], None],
     ) -> None:
         self.device = devices.parse(device)
         self.history = BevHistory(bev)
@@ -57,7 +66,9 @@ class Inference:
         self.model_name = str(found.manifest.get("name", model))
         self.hyper = dict(found.manifest.get("hyper_parameters", {}))
         _check(found, self.hyper, bev, self.history.channels)
-        self._network = _build(found, self.hyper, self.device.torch)
+        self.dtype = self.device.dtype(precision)
+        self._network = _build(found, self.hyper, self.device.torch).to(self.dtype)
+        self._copy = _Copy(self.device.torch)
         progress(f"warming up {model} on {self.device}")
         self._warm_up()
 
@@ -71,9 +82,9 @@ class Inference:
         """Return the network's output (channels, H, W) on its device for maps as `BevHistory.push` returns them."""
         with torch.inference_mode():
             # Channels are last in memory and stay so: no transposed copy.
-            x = torch.from_numpy(maps).permute(2, 0, 1)[None].to(self.device.torch)
-            scores: torch.Tensor = self._network(x.float().mul_(1 / 255))
-            return scores[0]
+            x = self._copy(torch.from_numpy(maps)).permute(2, 0, 1)[None]
+            scores: torch.Tensor = self._network(x.to(self.dtype).mul_(1 / 255))
+            return scores[0].float()
 
     def run(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> torch.Tensor:
         """Add a scan (N, 3) to the history and return the network's output (channels, H, W) on its device."""
@@ -86,6 +97,23 @@ class Inference:
             torch.cuda.synchronize(scores.device)
         self.bev_ms, self.network_ms = (middle - begin) * 1e3, (time.perf_counter() - middle) * 1e3
         return scores
+
+
+class _Copy:
+    """Brings maps to a device; to a GPU through pinned memory, which its copy engine reads by itself."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._pinned: torch.Tensor | None = None
+
+    def __call__(self, maps: torch.Tensor) -> torch.Tensor:
+        if not self._device.startswith("cuda"):
+            return maps
+        if self._pinned is None:
+            self._pinned = torch.empty_like(maps, pin_memory=True)
+        # The copy before has ended: `run` waits for its scores.
+        self._pinned.copy_(maps)
+        return self._pinned.to(self._device, non_blocking=True)
 
 
 def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, channels: int) -> None:

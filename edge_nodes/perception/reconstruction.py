@@ -40,7 +40,12 @@ class Reconstructor:
 
     def __init__(self, config: ReconstructionConfig, progress: Callable[[str], None] = lambda _: None) -> None:
         self.inference = Inference(
-            config.model, config.bev, device=config.device, threads=config.threads, progress=progress
+            config.model,
+            config.bev,
+            device=config.device,
+            threads=config.threads,
+            precision=config.precision,
+            progress=progress,
         )
 
     def reconstruct(self, xyz: npt.NDArray[np.float32], *, stamp_ns: int) -> Occupancy:

@@ -41,7 +41,12 @@ class Segmenter:
 
     def __init__(self, config: SegmentationConfig, progress: Callable[[str], None] = lambda _: None) -> None:
         self.inference = Inference(
-            config.model, config.bev, device=config.device, threads=config.threads, progress=progress
+            config.model,
+            config.bev,
+            device=config.device,
+            threads=config.threads,
+            precision=config.precision,
+            progress=progress,
         )
 
     def segment(self, xyz: npt.NDArray[np.float32], *, stamp_ns: int) -> Segments:

@@ -57,6 +57,7 @@ class NetworkPipeline(Pipeline[ConfigT]):
         return {
             "model": inference.model_name,
             "device": str(inference.device),
+            "precision": str(inference.dtype).rpartition(".")[2],
             "bev_ms": round(inference.bev_ms, 2),
             "network_ms": round(inference.network_ms, 2),
             "ground_m": round(inference.history.ground.offset_m, 2),

@@ -134,11 +134,13 @@ def show(console: Console, result: dict[str, Any]) -> None:
         ([k, *(v[s] for s in spread)] for k, v in found["bev_ms"].items()),
     )
     columns = (*spread, "gflop", "gflop_s", "best_ms")
-    rows = ([k, *(v[c] for c in columns)] for k, v in found["networks"].items())
+    rows = ([f"{k}, {v['precision']}", *(v[c] for c in columns)] for k, v in found["networks"].items())
     figures.show_table(console, "networks on one core, ms", ("", *columns), rows)
     rows = ([k, *(v[c] for c in columns)] for k, v in found["published_networks"].items())
     figures.show_table(console, "the published networks on one core, ms", ("", *columns), rows)
-    console.print(f"peak of one core: {found['peak_gflop_s']} GFLOP/s (matrix product or convolution)", highlight=False)
+    peaks = {v["precision"]: v["peak_gflop_s"] for v in found["networks"].values()} | {"float32": found["peak_gflop_s"]}
+    told = ", ".join(f"{peak} GFLOP/s in {precision}" for precision, peak in peaks.items())
+    console.print(f"peak of one core (matrix product or convolution): {told}", highlight=False)
     figures.show_table(
         console,
         "message to output fields, ms",
@@ -172,8 +174,8 @@ def _measure_alone(core: int, repeats: int) -> dict[str, Any]:
         # The same scan again and again: the robot stands, and scan matching has what it needs.
         "ground, scan matching, map, history": _times(lambda i: history.push(scans[0], i * PERIOD_NS), repeats),
     }
+    networks = {name: _network(name, scans[0], repeats) for name in NAMES}
     peak = peak_gflop_s()
-    networks = {name: _network(name, scans[0], repeats, peak) for name in NAMES}
     pipelines = {name: _pipeline_ms(name, scans, repeats) for name in NAMES}
     return {
         "bev_ms": bev,
@@ -184,7 +186,7 @@ def _measure_alone(core: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def _network(name: str, scan: Cloud, repeats: int, peak: float) -> dict[str, Any]:
+def _network(name: str, scan: Cloud, repeats: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -199,8 +201,12 @@ def _network(name: str, scan: Cloud, repeats: int, peak: float) -> dict[str, Any
     gflop = counter.get_total_flops() / 1e9
     spread = _times(lambda _: inference.forward(maps), repeats)
     median = spread["p50"] or math.inf
+    precision = str(inference.dtype).rpartition(".")[2]
+    peak = peak_gflop_s(precision)
     return {
         **spread,
+        "precision": precision,
+        "peak_gflop_s": _round(peak),
         "gflop": _round(gflop),
         "gflop_s": _round(1e3 * gflop / median),
         "best_ms": _round(1e3 * gflop / peak),

@@ -86,7 +86,7 @@ class ReferenceInference:
         bev = config.bev
         if bev.history != HISTORY:
             raise PerceptionError("bev.history does not fit the published network", got=bev.history, expected="16")
-        self.device = devices.parse(config.device)
+        self.device, self.dtype = devices.parse(config.device), torch.float32
         self.history = SimpleNamespace(
             config=bev, ground=Ground(offset_m=0.0 - bev.sensor_height_m), ego_motion=EgoMotion(bev)
         )
