@@ -24,7 +24,8 @@ import soundfile
 
 from edge_nodes.bags import BagWriter, long_window, serialize
 from edge_nodes.pipeline import header
-from train.perception.simulate import Motion, Scan, Scene, Sensor, Thing, cast
+from train.perception.sensors import Sensor
+from train.perception.simulate import Motion, Scan, Scene, Thing, cast
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "demo"
 START_NS = 1_767_225_600 * 1_000_000_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_nodes.perception import PerceptionError, SceneBuilder, SceneConfig
-from edge_nodes.perception.clusters import box, detect
+from edge_nodes.perception.clusters import box, detect, sized_vehicles
 from edge_nodes.perception.ground import Ground
 from edge_nodes.perception.scene import free_distances
 
@@ -146,6 +146,16 @@ def test_poles_and_benches_are_no_persons_whatever_the_network_says():
     world.points.append(ceiling)
     found = detect(world.labels, world.occupancy, world.xyz, Ground(offset_m=-1.0), CONFIG)
     assert {round(d.y): d.label for d in found} == {3: 5, -3: 5, 0: PERSON}
+
+
+def test_vehicles_of_less_than_half_a_car_are_other_obstacles():
+    world = World().add(VEHICLE, 8, 0, 4.0, 1.75).add(VEHICLE, 12, 6, 1.0, 1.0).add(VEHICLE, -8, -6, 5.0, 0.5)
+    world.add(VEHICLE, 0, 14, 30, 2)
+    labels = sized_vehicles(world.labels, RES)
+    assert ((world.labels == VEHICLE) & (labels == 5)).sum() == (4 * 4) + (20 * 2)
+    assert ((labels == VEHICLE) == (world.labels == VEHICLE) & (labels != 5)).all()
+    found = detect(world.labels, world.occupancy, world.xyz, Ground(offset_m=-1.0), CONFIG)
+    assert {(round(d.x), d.label) for d in found} >= {(8, VEHICLE), (12, 5), (-8, 5)}
 
 
 def test_maps_of_another_size_are_refused():

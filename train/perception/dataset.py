@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulated sequences as the networks see them, made once and kept in the user's cache.
 
-Run `python -m train.perception.dataset` to make them all.
+Run `python -m train.perception.dataset` to make them all, or with `--part 0/2` and `--part 1/2` on two cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -18,14 +19,19 @@ from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import Sample, read_samples
 from edge_nodes.perception.grid import moved
-from train.perception.scenes import overgrown, random_scene, random_sensor, with_body
-from train.perception.simulate import Motion, Scan, cast
+from train.perception.outdoors import on_car, outdoor_scene
+from train.perception.scenes import overgrown, random_scene, with_body
+from train.perception.sensors import Sensor, outdoor_sensor, random_sensor
+from train.perception.simulate import Motion, Scan, Scene, cast
 from train.perception.truth import truth
 
 FRAMES, LABELLED, PERIOD_S = 20, (15, 17, 19), 0.1
-TRAIN_SEEDS = (*range(10_000, 10_700), *range(20_000, 20_200))
-TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
-_HELD_OUT, _ROUGH = frozenset(TEST_SEEDS), {4, 19}
+# Made-up streets, yards and corridors; the same overgrown; outdoor scenes; single outdoor stamps.
+TRAIN_SEEDS = (*range(10_000, 10_700), *range(20_000, 20_200), *range(30_000, 30_400), *range(40_000, 43_000))
+PLAIN_TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
+OUTDOOR_TEST_SEEDS = tuple(range(97_000, 97_060))
+TEST_SEEDS = (*PLAIN_TEST_SEEDS, *OUTDOOR_TEST_SEEDS)
+_HELD_OUT = frozenset(TEST_SEEDS)
 VERSION = 1
 
 
@@ -35,30 +41,76 @@ def cache() -> Path:
     return base / "edge_nodes" / "train" / f"perception_v{VERSION}"
 
 
-def make(seed: int) -> list[Sample]:
-    """Return the samples of one simulated sequence.
+def setting(seed: int) -> tuple[Sensor, Scene]:
+    """Return sensor and scene of a seed.
 
-    Seeds 20,000 to 24,999 and 95,000 to 99,999 give rough scenes: overgrown, and with the robot's body in view.
+    10,000 to 19,999 and 90,000 to 94,999: streets, yards, corridors. 20,000 to 29,999 and 95,000 to 96,999: the same
+    overgrown and with the robot's body in view. 30,000 to 49,999 and 97,000 to 99,999: outdoor scenes.
     """
+    rng = np.random.default_rng((seed, 1))
+    kind = seed // 1000
+    if 30 <= kind < 50 or kind >= 97:
+        sensor = outdoor_sensor(rng)
+        # Some robots with new sensors stay indoors.
+        scene = outdoor_scene(seed) if rng.random() < 0.85 else overgrown(random_scene(seed))
+        return sensor, on_car(scene, sensor)
+    sensor, scene = random_sensor(rng), random_scene(seed)
+    if 20 <= kind < 30 or kind >= 95:
+        scene = with_body(overgrown(scene), sensor)
+    return sensor, scene
+
+
+def make(seed: int) -> list[Sample]:
+    """Return the samples of one simulated sequence, or of one stamp with hardly any history (40,000 to 49,999)."""
     # Held-out sequences go the way of the nodes; the others are moved by the true motion when they are loaded.
     config = BevConfig(ego_motion="scan" if seed in _HELD_OUT else "none")
-    rng = np.random.default_rng((seed, 1))
-    sensor, scene = random_sensor(rng), random_scene(seed)
-    if seed % 100_000 // 5_000 in _ROUGH:
-        scene = with_body(overgrown(scene), sensor)
+    sensor, scene = setting(seed)
+    if seed // 10_000 == 4:
+        return _stamp(seed, sensor, scene, config)
     history = BevHistory(config)
     scans: list[tuple[float, Scan]] = []
     samples = []
     for frame in range(FRAMES):
         time_s = frame * PERIOD_S
         scans.append((time_s, cast(scene, sensor, time_s)))
-        points = scans[-1][1].cloud.reshape(-1, 4)[:, :3]
-        points = np.ascontiguousarray(points[np.isfinite(points[:, 0])])
-        seen = history.push(points, round(time_s * 1e9))
+        seen = history.push(points_of(scans[-1][1]), round(time_s * 1e9))
         if frame in LABELLED:
             real = truth(scene, sensor, [scans[i] for i in (frame - 15, frame - 10, frame - 5, frame)], config)
             samples.append(Sample(seen.transpose(2, 0, 1).copy(), *real))
     return samples
+
+
+def points_of(scan: Scan) -> npt.NDArray[np.float32]:
+    """Return the points (N, 3) of a scan that returned."""
+    points = scan.cloud.reshape(-1, 4)[:, :3]
+    return np.ascontiguousarray(points[np.isfinite(points[:, 0])])
+
+
+def _stamp(seed: int, sensor: Sensor, scene: Scene, config: BevConfig) -> list[Sample]:
+    """Return one scan as it came, and as a poorer sensor had seen it; some repeated as for a robot that stands."""
+    rng = np.random.default_rng((seed, 6))
+    whole = cast(scene, sensor, 0.0)
+    samples = []
+    for scan in (whole, thinned(whole, sensor, rng)):
+        history = BevHistory(config)
+        for i in range(1 if rng.random() < 0.7 else config.history):
+            seen = history.push(points_of(scan), round(i * PERIOD_S * 1e9))
+        samples.append(Sample(seen.transpose(2, 0, 1).copy(), *truth(scene, sensor, [(0.0, scan)], config)))
+    return samples
+
+
+def thinned(scan: Scan, sensor: Sensor, rng: np.random.Generator) -> Scan:
+    """Return the scan of a sensor with fewer rings or points."""
+    cloud, label, thing = (a.copy() for a in scan)
+    if sensor.pattern == "spinning":
+        step = int(rng.choice([1, 2, 2, 4] if sensor.rings >= 64 else [1, 1, 2]))
+        gone = np.arange(sensor.rings) % step != rng.integers(step)
+        lost = np.broadcast_to(gone[:, None], label.shape).copy()
+    else:
+        lost = np.zeros(label.shape, bool)
+    lost |= rng.random(label.shape) < rng.choice([0.05, 0.2, 0.4])
+    cloud[lost], label[lost], thing[lost] = np.nan, 0, -1
+    return Scan(cloud, label, thing)
 
 
 def load(seed: int) -> list[Sample]:
@@ -72,8 +124,8 @@ def load(seed: int) -> list[Sample]:
         np.savez_compressed(path.with_suffix(".tmp.npz"), **packed)
         path.with_suffix(".tmp.npz").rename(path)
     samples = read_samples(path)
-    if seed not in _HELD_OUT:
-        ego = random_scene(seed).ego
+    if seed not in _HELD_OUT and len(samples) == len(LABELLED):
+        ego = setting(seed)[1].ego
         for frame, sample in zip(LABELLED, samples, strict=True):
             _follow(sample.input, ego, frame)
     return samples
@@ -104,9 +156,18 @@ def samples(seeds: Iterable[int]) -> Iterator[Sample]:
         yield from load(seed)
 
 
+def held_out() -> dict[str, Iterator[Sample]]:
+    """Return the held-out samples by kind: scenes as the first networks learned them, and outdoor scenes."""
+    return {"plain scenes": samples(PLAIN_TEST_SEEDS), "outdoor scenes": samples(OUTDOOR_TEST_SEEDS)}
+
+
 def main() -> None:
-    """Make every sequence that is not there yet."""
-    for count, seed in enumerate((*TEST_SEEDS, *TRAIN_SEEDS)):
+    """Make every sequence that is not there yet; several processes share the work."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="make every N-th sequence, from the I-th on")
+    part, parts = map(int, parser.parse_args().part.split("/"))
+    mixed = np.random.default_rng(0).permutation(TRAIN_SEEDS).tolist()
+    for count, seed in enumerate([*TEST_SEEDS, *mixed][part::parts]):
         load(seed)
         if count % 20 == 0:
             print(f"{count} sequences, seed {seed}", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random streets, yards and corridors, and random sensors, from seeds."""
+"""Random streets, yards and corridors from seeds."""
 
 from __future__ import annotations
 
@@ -8,39 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from train.perception.simulate import UNKNOWN, Motion, Scene, Sensor, Thing
+from train.perception.sensors import Rng, Sensor
+from train.perception.simulate import UNKNOWN, Motion, Scene, Thing
 
-Rng = np.random.Generator
-# rings, columns, elevation, max range, uneven: shapes of common spinning sensors.
-SENSORS = (
-    (16, 1800, (-15, 15), 100, False),
-    (16, 1024, (-15, 15), 90, False),
-    (32, 1024, (-25, 15), 110, True),
-    (32, 1024, (-22.5, 22.5), 90, False),
-    (40, 1800, (-25, 15), 120, True),
-    (64, 1024, (-22.5, 22.5), 100, False),
-    (64, 1800, (-25, 2), 120, False),
-    (128, 1024, (-22.5, 22.5), 100, False),
-    (128, 1024, (-45, 45), 50, False),
-)
 KINDS = ("street", "yard", "corridor")
-
-
-def random_sensor(rng: Rng) -> Sensor:
-    """Return one of the common spinning sensors, mounted 0.3 to 2 m high, a little tilted."""
-    rings, columns, elevation, reach, uneven = SENSORS[rng.integers(len(SENSORS))]
-    tilt = rng.normal(0, 0.8, 2)
-    return Sensor(
-        rings=rings,
-        columns=columns,
-        elevation_deg=elevation,
-        height=float(rng.uniform(0.3, 2.0)),
-        noise_m=float(rng.uniform(0.005, 0.03)),
-        max_range=reach,
-        dropout=float(rng.choice([0.0, 0.02, 0.1])),
-        tilt_deg=(float(tilt[0]), float(tilt[1])),
-        uneven=uneven,
-    )
 
 
 def random_scene(seed: int, kind: str = "") -> Scene:
@@ -55,7 +26,7 @@ def random_scene(seed: int, kind: str = "") -> Scene:
     return {"street": _street, "yard": _yard, "corridor": _corridor}[kind](rng, seed)
 
 
-def _ego(rng: Rng, yaw: float, fast: float) -> Motion:
+def random_ego(rng: Rng, yaw: float, fast: float) -> Motion:
     """Half of the robots stand; the others drive or turn, up to `fast` m/s."""
     if rng.random() < 0.45:
         return Motion(yaw=yaw)
@@ -73,72 +44,72 @@ def _distance(thing: Thing) -> float:
     return math.hypot(thing.motion.x, thing.motion.y)
 
 
-def _u(rng: Rng, low: float, high: float) -> float:
+def uniform(rng: Rng, low: float, high: float) -> float:
     return float(rng.uniform(low, high))
 
 
 def person(rng: Rng, x: float, y: float, yaw: float | None = None, moving: float = 0.7) -> Thing:
     """Return a person who stands, walks or runs, or rides a bicycle."""
-    yaw = _u(rng, -math.pi, math.pi) if yaw is None else yaw
-    height = _u(rng, 1.2, 1.95) if rng.random() < 0.9 else _u(rng, 0.9, 1.2)
-    shade = _u(rng, 0.1, 0.8)
+    yaw = uniform(rng, -math.pi, math.pi) if yaw is None else yaw
+    height = uniform(rng, 1.2, 1.95) if rng.random() < 0.9 else uniform(rng, 0.9, 1.2)
+    shade = uniform(rng, 0.1, 0.8)
     if rng.random() < 0.15:
-        motion = Motion(x, y, yaw, _u(rng, 1.5, 6.0))
-        return Thing("cyclist", motion, (_u(rng, 1.5, 1.85), 0.5, _u(rng, 1.5, 1.85)), reflectivity=shade)
+        motion = Motion(x, y, yaw, uniform(rng, 1.5, 6.0))
+        return Thing("cyclist", motion, (uniform(rng, 1.5, 1.85), 0.5, uniform(rng, 1.5, 1.85)), reflectivity=shade)
     walks = rng.random() < moving
-    speed = _u(rng, 0.4, 2.0) if rng.random() < 0.85 else _u(rng, 2.0, 4.0)
+    speed = uniform(rng, 0.4, 2.0) if rng.random() < 0.85 else uniform(rng, 2.0, 4.0)
     motion = Motion(x, y, yaw, speed if walks else 0.0, float(rng.normal(0, 0.3)) if walks else 0.0)
-    size = (_u(rng, 0.28, 0.42), _u(rng, 0.4, 0.6), height)
+    size = (uniform(rng, 0.28, 0.42), uniform(rng, 0.4, 0.6), height)
     return Thing("person", motion, size, reflectivity=shade)
 
 
 def vehicle(rng: Rng, x: float, y: float, yaw: float, speed: float = 0.0) -> Thing:
     """Return a car, a van or a lorry."""
     motion = Motion(x, y, yaw, speed)
-    shade = _u(rng, 0.05, 0.9)
+    shade = uniform(rng, 0.05, 0.9)
     if rng.random() < 0.75:
-        size = (_u(rng, 3.4, 5.0), _u(rng, 1.6, 1.95), _u(rng, 1.35, 1.85))
+        size = (uniform(rng, 3.4, 5.0), uniform(rng, 1.6, 1.95), uniform(rng, 1.35, 1.85))
         return Thing("car", motion, size, reflectivity=shade)
-    size = (_u(rng, 4.8, 9.0), _u(rng, 1.9, 2.5), _u(rng, 2.0, 3.2))
+    size = (uniform(rng, 4.8, 9.0), uniform(rng, 1.9, 2.5), uniform(rng, 2.0, 3.2))
     return Thing("van", motion, size, reflectivity=shade)
 
 
 def clutter(rng: Rng, x: float, y: float) -> Thing:
     """Return a pole, a tree, a bush, a crate, a bin, a bench, a bollard."""
     kind = str(rng.choice(["pole", "tree", "bush", "box", "cylinder", "bench"], p=[0.2, 0.2, 0.2, 0.2, 0.12, 0.08]))
-    w = _u(rng, 0.3, 1.3)
+    w = uniform(rng, 0.3, 1.3)
     size = {
-        "pole": (d := _u(rng, 0.06, 0.35), d, _u(rng, 0.8, 7.0)),
-        "tree": (c := _u(rng, 1.5, 5.0), c * _u(rng, 0.8, 1.2), _u(rng, 3.0, 8.0)),
-        "bush": (_u(rng, 0.5, 4.0), _u(rng, 0.5, 1.5), _u(rng, 0.4, 1.8)),
-        "box": (w, w * _u(rng, 0.5, 2.0), _u(rng, 0.25, 1.9)),
-        "cylinder": (b := _u(rng, 0.25, 0.9), b, _u(rng, 0.4, 1.4)),
-        "bench": (_u(rng, 1.0, 2.0), 0.45, 0.85),
+        "pole": (d := uniform(rng, 0.06, 0.35), d, uniform(rng, 0.8, 7.0)),
+        "tree": (c := uniform(rng, 1.5, 5.0), c * uniform(rng, 0.8, 1.2), uniform(rng, 3.0, 8.0)),
+        "bush": (uniform(rng, 0.5, 4.0), uniform(rng, 0.5, 1.5), uniform(rng, 0.4, 1.8)),
+        "box": (w, w * uniform(rng, 0.5, 2.0), uniform(rng, 0.25, 1.9)),
+        "cylinder": (b := uniform(rng, 0.25, 0.9), b, uniform(rng, 0.4, 1.4)),
+        "bench": (uniform(rng, 1.0, 2.0), 0.45, 0.85),
     }[kind]
-    return Thing(kind, Motion(x, y, _u(rng, -math.pi, math.pi)), size, reflectivity=_u(rng, 0.1, 0.8))
+    return Thing(kind, Motion(x, y, uniform(rng, -math.pi, math.pi)), size, reflectivity=uniform(rng, 0.1, 0.8))
 
 
 def wall(rng: Rng, a: tuple[float, float], b: tuple[float, float], height: float) -> Thing:
     """Return a straight wall from `a` to `b`."""
     length = math.dist(a, b)
     motion = Motion((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, math.atan2(b[1] - a[1], b[0] - a[0]))
-    return Thing("wall", motion, (length, _u(rng, 0.2, 0.4), height), reflectivity=_u(rng, 0.2, 0.8))
+    return Thing("wall", motion, (length, uniform(rng, 0.2, 0.4), height), reflectivity=uniform(rng, 0.2, 0.8))
 
 
-def _house(rng: Rng, x: float, y: float, length: float, width: float, yaw: float) -> list[Thing]:
-    height, c, s = _u(rng, 2.6, 9.0), math.cos(yaw), math.sin(yaw)
+def house(rng: Rng, x: float, y: float, length: float, width: float, yaw: float) -> list[Thing]:
+    height, c, s = uniform(rng, 2.6, 9.0), math.cos(yaw), math.sin(yaw)
     corners = [(length / 2, width / 2), (-length / 2, width / 2), (-length / 2, -width / 2), (length / 2, -width / 2)]
     world = [(x + c * u - s * v, y + s * u + c * v) for u, v in corners]
     return [wall(rng, p, q, height) for p, q in zip(world, world[1:] + world[:1], strict=True)]
 
 
-def _turned(things: list[Thing], yaw: float, dx: float, dy: float) -> list[Thing]:
+def turned(things: list[Thing], yaw: float, dx: float, dy: float) -> list[Thing]:
     """Move things by (dx, dy), then turn the world by `yaw` around the robot."""
     c, s, out = math.cos(yaw), math.sin(yaw), []
     for t in things:
         x, y = t.motion.x + dx, t.motion.y + dy
         motion = Motion(c * x - s * y, s * x + c * y, t.motion.yaw + yaw, t.motion.speed, t.motion.turn)
-        out.append(Thing(t.kind, motion, t.size, t.z, t.label, t.reflectivity))
+        out.append(replace(t, motion=motion))
     return out
 
 
@@ -148,26 +119,26 @@ def overgrown(scene: Scene) -> Scene:
     more: list[Thing] = []
 
     def spot() -> tuple[float, float]:
-        angle, reach = _u(rng, -math.pi, math.pi), _u(rng, 4, 32)
+        angle, reach = uniform(rng, -math.pi, math.pi), uniform(rng, 4, 32)
         return reach * math.cos(angle), reach * math.sin(angle)
 
-    along = _u(rng, 0, math.pi)
+    along = uniform(rng, 0, math.pi)
     for _ in range(rng.integers(0, 6)):
         x, y = spot()
         yaw = along + float(rng.choice([0, math.pi / 2])) + float(rng.normal(0, 0.1))
         if rng.random() < 0.65:
-            size = (_u(rng, 2, 18), _u(rng, 0.5, 3.0), _u(rng, 0.5, 3.0))
-            more.append(Thing("hedge", Motion(x, y, yaw), size, reflectivity=_u(rng, 0.2, 0.6)))
+            size = (uniform(rng, 2, 18), uniform(rng, 0.5, 3.0), uniform(rng, 0.5, 3.0))
+            more.append(Thing("hedge", Motion(x, y, yaw), size, reflectivity=uniform(rng, 0.2, 0.6)))
         else:
-            size = (_u(rng, 3, 18), 0.08, _u(rng, 0.8, 2.2))
-            more.append(Thing("fence", Motion(x, y, yaw), size, reflectivity=_u(rng, 0.2, 0.6)))
+            size = (uniform(rng, 3, 18), 0.08, uniform(rng, 0.8, 2.2))
+            more.append(Thing("fence", Motion(x, y, yaw), size, reflectivity=uniform(rng, 0.2, 0.6)))
     for _ in range(rng.integers(0, 5)):
         x, y = spot()
         kinds = ["bush", "tree", "hedge"] if rng.random() < 0.6 else ["box", "cylinder"]
         for _ in range(rng.integers(3, 12)):
-            at = Motion(x + float(rng.normal(0, 1.5)), y + float(rng.normal(0, 1.5)), _u(rng, -math.pi, math.pi))
-            size = (_u(rng, 0.4, 3.0), _u(rng, 0.4, 2.0), _u(rng, 0.3, 2.5))
-            more.append(Thing(str(rng.choice(kinds)), at, size, reflectivity=_u(rng, 0.1, 0.8)))
+            at = Motion(x + float(rng.normal(0, 1.5)), y + float(rng.normal(0, 1.5)), uniform(rng, -math.pi, math.pi))
+            size = (uniform(rng, 0.4, 3.0), uniform(rng, 0.4, 2.0), uniform(rng, 0.3, 2.5))
+            more.append(Thing(str(rng.choice(kinds)), at, size, reflectivity=uniform(rng, 0.1, 0.8)))
     clear = [t for t in more if _distance(t) > 0.5 * math.hypot(*t.dimensions[:2]) + 1.0]
     return replace(scene, things=(*scene.things, *clear))
 
@@ -177,24 +148,24 @@ def with_body(scene: Scene, sensor: Sensor) -> Scene:
     rng = np.random.default_rng((scene.seed, 3))
     if rng.random() < 0.5 or sensor.height < 0.5:
         return scene
-    top = sensor.height - _u(rng, 0.08, 0.3)
-    long = _u(rng, 0.4, 1.2) if sensor.height < 1.4 or rng.random() < 0.5 else _u(rng, 2.0, 4.5)
-    size = (long, min(long, _u(rng, 0.4, 1.8)), top)
-    body = Thing("box", scene.ego, size, label=UNKNOWN, reflectivity=_u(rng, 0.1, 0.8))
+    top = sensor.height - uniform(rng, 0.08, 0.3)
+    long = uniform(rng, 0.4, 1.2) if sensor.height < 1.4 or rng.random() < 0.5 else uniform(rng, 2.0, 4.5)
+    size = (long, min(long, uniform(rng, 0.4, 1.8)), top)
+    body = Thing("box", scene.ego, size, label=UNKNOWN, reflectivity=uniform(rng, 0.1, 0.8))
     return replace(scene, things=(*scene.things, body))
 
 
 def _street(rng: Rng, seed: int) -> Scene:
-    half, side = _u(rng, 3.0, 6.0), _u(rng, 1.5, 4.0)
+    half, side = uniform(rng, 3.0, 6.0), uniform(rng, 1.5, 4.0)
     things: list[Thing] = []
     for sign in (-1, 1):
         x = -60.0
         while x < 60:
-            length, gap = _u(rng, 8, 25), _u(rng, 0, 8)
-            depth = _u(rng, 6, 12)
-            setback = half + side + _u(rng, 0, 3) + depth / 2
+            length, gap = uniform(rng, 8, 25), uniform(rng, 0, 8)
+            depth = uniform(rng, 6, 12)
+            setback = half + side + uniform(rng, 0, 3) + depth / 2
             if rng.random() < 0.85:
-                things += _house(rng, x + length / 2, sign * setback, length, depth, 0.0)
+                things += house(rng, x + length / 2, sign * setback, length, depth, 0.0)
             x += length + gap
         x = -45.0
         parked = rng.random() * 0.8
@@ -202,72 +173,74 @@ def _street(rng: Rng, seed: int) -> Scene:
             if rng.random() < parked:
                 yaw = (0 if sign < 0 else math.pi) + float(rng.normal(0, 0.04))
                 things.append(vehicle(rng, x, sign * (half - 1.1), yaw))
-            x += _u(rng, 5.5, 9.5)
+            x += uniform(rng, 5.5, 9.5)
         for _ in range(rng.integers(2, 9)):
-            things.append(clutter(rng, _u(rng, -40, 40), sign * (half + _u(rng, 0.3, side))))
+            things.append(clutter(rng, uniform(rng, -40, 40), sign * (half + uniform(rng, 0.3, side))))
         for _ in range(rng.integers(1, 7)):
             yaw = float(rng.choice([0, math.pi])) + float(rng.normal(0, 0.2))
-            things.append(person(rng, _u(rng, -25, 25), sign * (half + _u(rng, 0.2, side)), yaw))
+            things.append(person(rng, uniform(rng, -25, 25), sign * (half + uniform(rng, 0.2, side)), yaw))
     for _ in range(rng.integers(0, 5)):
         sign = float(rng.choice([-1, 1]))
         yaw = 0.0 if sign < 0 else math.pi
-        things.append(vehicle(rng, _u(rng, -40, 40), sign * half * 0.4, yaw, _u(rng, 1, 14)))
+        things.append(vehicle(rng, uniform(rng, -40, 40), sign * half * 0.4, yaw, uniform(rng, 1, 14)))
     for _ in range(rng.integers(0, 4)):
-        things.append(person(rng, _u(rng, -20, 20), _u(rng, -half, half), math.pi / 2 * float(rng.choice([-1, 1]))))
-    lateral = _u(rng, -half - side + 0.6, half + side - 0.6)
-    yaw = float(rng.normal(0, 0.3)) if rng.random() < 0.7 else _u(rng, -math.pi, math.pi)
-    ego = _ego(rng, 0.0, 8.0)
-    return _scene(rng, seed, _turned(things, yaw, 0, -lateral), ego, bumps_m=_u(rng, 0, 0.1))
+        things.append(
+            person(rng, uniform(rng, -20, 20), uniform(rng, -half, half), math.pi / 2 * float(rng.choice([-1, 1])))
+        )
+    lateral = uniform(rng, -half - side + 0.6, half + side - 0.6)
+    yaw = float(rng.normal(0, 0.3)) if rng.random() < 0.7 else uniform(rng, -math.pi, math.pi)
+    ego = random_ego(rng, 0.0, 8.0)
+    return _scene(rng, seed, turned(things, yaw, 0, -lateral), ego, bumps_m=uniform(rng, 0, 0.1))
 
 
 def _yard(rng: Rng, seed: int) -> Scene:
-    length, width = _u(rng, 15, 60), _u(rng, 12, 45)
+    length, width = uniform(rng, 15, 60), uniform(rng, 12, 45)
     corners = [(-length / 2, -width / 2), (length / 2, -width / 2), (length / 2, width / 2), (-length / 2, width / 2)]
     things = []
     for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
         if rng.random() < 0.8:
-            things.append(wall(rng, a, b, _u(rng, 1.2, 8.0)))
+            things.append(wall(rng, a, b, uniform(rng, 1.2, 8.0)))
 
     def spot() -> tuple[float, float]:
-        return _u(rng, -length / 2 + 1, length / 2 - 1), _u(rng, -width / 2 + 1, width / 2 - 1)
+        return uniform(rng, -length / 2 + 1, length / 2 - 1), uniform(rng, -width / 2 + 1, width / 2 - 1)
 
-    ego = (_u(rng, -0.3, 0.3) * length, _u(rng, -0.3, 0.3) * width)
+    ego = (uniform(rng, -0.3, 0.3) * length, uniform(rng, -0.3, 0.3) * width)
     for at in (spot() for _ in range(rng.integers(0, 3))):
         if math.dist(at, ego) > 9:
-            things += _house(rng, *at, _u(rng, 4, 12), _u(rng, 3, 8), _u(rng, 0, math.pi))
-    row = _u(rng, 0, math.pi)
+            things += house(rng, *at, uniform(rng, 4, 12), uniform(rng, 3, 8), uniform(rng, 0, math.pi))
+    row = uniform(rng, 0, math.pi)
     for _ in range(rng.integers(0, 7)):
         yaw = row + float(rng.choice([0, math.pi / 2])) + float(rng.normal(0, 0.1))
-        things.append(vehicle(rng, *spot(), yaw, _u(rng, 0.5, 4) if rng.random() < 0.2 else 0.0))
+        things.append(vehicle(rng, *spot(), yaw, uniform(rng, 0.5, 4) if rng.random() < 0.2 else 0.0))
     things += [clutter(rng, *spot()) for _ in range(rng.integers(3, 22))]
     things += [person(rng, *spot()) for _ in range(rng.integers(1, 9))]
-    around = _turned(things, _u(rng, -math.pi, math.pi), -ego[0], -ego[1])
-    return _scene(rng, seed, around, _ego(rng, 0.0, 3.0), bumps_m=_u(rng, 0, 0.2))
+    around = turned(things, uniform(rng, -math.pi, math.pi), -ego[0], -ego[1])
+    return _scene(rng, seed, around, random_ego(rng, 0.0, 3.0), bumps_m=uniform(rng, 0, 0.2))
 
 
 def _corridor(rng: Rng, seed: int) -> Scene:
-    half, height = _u(rng, 0.9, 2.5), _u(rng, 2.3, 3.6)
+    half, height = uniform(rng, 0.9, 2.5), uniform(rng, 2.3, 3.6)
     things: list[Thing] = []
     for sign in (-1, 1):
-        x = -_u(rng, 8, 25)
-        end = _u(rng, 8, 35)
+        x = -uniform(rng, 8, 25)
+        end = uniform(rng, 8, 35)
         while x < end:
-            step, door = _u(rng, 2, 9), _u(rng, 0.8, 2.5)
+            step, door = uniform(rng, 2, 9), uniform(rng, 0.8, 2.5)
             things.append(wall(rng, (x, sign * half), (min(x + step, end), sign * half), height + 0.5))
             if rng.random() < 0.5:
-                back = sign * (half + _u(rng, 2, 6))
+                back = sign * (half + uniform(rng, 2, 6))
                 things.append(wall(rng, (x + step - 2, back), (x + step + door + 2, back), height + 0.5))
             x += step + (door if rng.random() < 0.6 else 0.0)
-    ends = (-_u(rng, 6, 26), _u(rng, 6, 36))
+    ends = (-uniform(rng, 6, 26), uniform(rng, 6, 36))
     things += [wall(rng, (x, -half), (x, half), height + 0.5) for x in ends]
     for _ in range(rng.integers(0, 6)):
         y = float(rng.choice([-1, 1])) * (half - 0.35)
-        size = (_u(rng, 0.3, 1.2), _u(rng, 0.3, 0.6), _u(rng, 0.3, 2.0))
-        things.append(Thing("box", Motion(_u(rng, -12, 20), y), size, reflectivity=_u(rng, 0.1, 0.8)))
+        size = (uniform(rng, 0.3, 1.2), uniform(rng, 0.3, 0.6), uniform(rng, 0.3, 2.0))
+        things.append(Thing("box", Motion(uniform(rng, -12, 20), y), size, reflectivity=uniform(rng, 0.1, 0.8)))
     for _ in range(rng.integers(1, 6)):
         yaw = float(rng.choice([0, math.pi])) + float(rng.normal(0, 0.15))
-        things.append(person(rng, _u(rng, -10, 20), _u(rng, -half + 0.4, half - 0.4), yaw))
-    lateral, yaw = _u(rng, -half + 0.6, half - 0.6) * 0.8, float(rng.normal(0, 0.25))
-    ego = _ego(rng, yaw, 2.0)
-    scene = _scene(rng, seed, _turned(things, yaw, 0, -lateral), ego, ceiling_m=height)
+        things.append(person(rng, uniform(rng, -10, 20), uniform(rng, -half + 0.4, half - 0.4), yaw))
+    lateral, yaw = uniform(rng, -half + 0.6, half - 0.6) * 0.8, float(rng.normal(0, 0.25))
+    ego = random_ego(rng, yaw, 2.0)
+    scene = _scene(rng, seed, turned(things, yaw, 0, -lateral), ego, ceiling_m=height)
     return Scene(scene.things, scene.ego, (0.0, 0.0), 0.0, height, seed)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train both networks side by side on simulated sequences.
+"""Train the networks on simulated sequences, each on its own.
 
-python -m train.perception.dataset                # once, about 8 minutes on one core
-python -m train.perception.train --minutes 45     # checkpoints in the cache as it goes; --resume goes on
+python -m train.perception.dataset                # once, about an hour on one core
+python -m train.perception.train segmentation     # checkpoints in the cache as it goes; --start goes on
+python -m train.perception.train reconstruction   # or torchrun --nproc-per-node 2 -m ... to share the work
 python -m train.perception.export                 # evaluates and writes edge_nodes/weights/perception
 """
 
@@ -11,20 +12,22 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from edge_nodes import models
 from edge_nodes.perception.networks import AutoencoderNetwork, PyramidNetwork
 from train.perception.dataset import TRAIN_SEEDS, Sample, available, cache, load
 from train.perception.losses import reconstruction_loss, segmentation_loss
 
-BATCH, GROUP, DECAY = 4, 8, 0.99
+BATCH, GROUP, DECAY = 4, 8, 0.997
 NETWORKS = {"segmentation": PyramidNetwork, "reconstruction": AutoencoderNetwork}
 
 
@@ -44,14 +47,14 @@ def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     return [np.ascontiguousarray(a[..., ::-1] if mirror else a) for a in arrays]
 
 
-def batches(rng: np.random.Generator) -> Iterator[list[Tensor]]:
+def batches(rng: np.random.Generator, choose: Sequence[int]) -> Iterator[list[Tensor]]:
     """Yield batches without end; sequences that appear in the cache meanwhile are taken up."""
     while True:
-        seeds = rng.permutation(available(TRAIN_SEEDS))
+        seeds = rng.permutation(available(choose))
         for start in range(0, len(seeds) - GROUP + 1, GROUP):
             group = [sample for seed in seeds[start : start + GROUP] for sample in load(int(seed))]
             order = rng.permutation(len(group))
-            for i in range(0, len(group), BATCH):
+            for i in range(0, len(group) - BATCH + 1, BATCH):
                 chosen = [augmented(group[j], rng) for j in order[i : i + BATCH]]
                 yield [torch.from_numpy(np.stack(column)) for column in zip(*chosen, strict=True)]
 
@@ -66,64 +69,119 @@ def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
                 a.copy_(b)
 
 
-def save(means: dict[str, nn.Module]) -> None:
-    for name, mean in means.items():
-        checkpoint(name).parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in mean.state_dict().items()}, checkpoint(name))
+def grown(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the weights of a smaller shape of `network`: what it did not have starts at zero and changes nothing."""
+    own = network.state_dict()
+    for name, value in own.items():
+        if name not in state:
+            continue
+        old = state[name].to(value.dtype)
+        if old.shape == value.shape:
+            value.copy_(old)
+        else:
+            value.zero_()
+            value[tuple(slice(0, n) for n in old.shape)] = old
 
 
-def train(minutes: float, *, seed: int, resume: bool, peak: float) -> None:
+def begin(name: str, start: str) -> nn.Module:
+    """Return a network with the weights to start from: "shipped", "checkpoint" or "none"."""
+    network: nn.Module = NETWORKS[name]().to(memory_format=torch.channels_last)
+    if start != "none":
+        grown(network, load_file(checkpoint(name) if start == "checkpoint" else models.find(f"perception/{name}").path))
+    return network
+
+
+def loss_of(name: str, output: Tensor, batch: list[Tensor]) -> Tensor:
+    """Return a network's loss on (input, label, occupied, forecast, known)."""
+    _, label, occupied, forecast, known = batch
+    if name == "segmentation":
+        return segmentation_loss(output.float(), label.long())
+    return reconstruction_loss(output.float(), torch.stack([occupied, forecast], 1).float(), known)
+
+
+def together(network: nn.Module, done: float) -> float:
+    """Average gradients over all processes; return the mean of their shares `done`, so that all stop at one step."""
+    if not distributed.is_initialized():
+        return done
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([torch.tensor([done]), *(g.flatten() for g in gradients)])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(gradients, flat[1:].split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return float(flat[0])
+
+
+def train(name: str, minutes: float, *, seed: int, start: str, peak: float, progress: float) -> None:
+    """Train one network for some minutes; the averaged weights are saved as it goes.
+
+    Args:
+        name: key of `NETWORKS`.
+        minutes: of the clock; the learning rate falls with them, as a cosine.
+        seed: of order and augmentation.
+        start: see `begin`.
+        peak: highest learning rate.
+        progress: share of a longer training that is done already, for the learning rate.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    networks = {name: kind().to(memory_format=torch.channels_last) for name, kind in NETWORKS.items()}
-    if resume:
-        for name, network in networks.items():
-            # What an older shape of a network has in common with the present one is taken over.
-            network.load_state_dict(load_file(checkpoint(name)), strict=False)
-    means = {name: copy.deepcopy(network).eval() for name, network in networks.items()}
-    parameters = [p for network in networks.values() for p in network.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01)
-    begin = saved = time.monotonic()
-    running = np.zeros(2)
-    for step, (maps, label, occupied, forecast, known) in enumerate(batches(np.random.default_rng(seed))):
-        now = time.monotonic()
-        done = (now - begin) / (60 * minutes)
+    network = begin(name, start)
+    mean = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.01)
+    # Stamps without history say nothing about motion.
+    choose = [s for s in TRAIN_SEEDS if name == "segmentation" or s < 40_000 or s % 8 == 0]
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    first = saved = time.monotonic()
+    running, done = 0.0, progress
+    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose)):
         if done >= 1:
             break
-        rate = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for entry in optimizer.param_groups:
-            entry["lr"] = rate
-        x = (maps.float() / 255).to(memory_format=torch.channels_last)
+            entry["lr"] = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        x = (batch[0].float() / 255).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            scores, logits = networks["segmentation"](x), networks["reconstruction"](x)
-        truth = torch.stack([occupied, forecast], 1).float()
-        losses = [segmentation_loss(scores.float(), label.long()), reconstruction_loss(logits.float(), truth, known)]
+            output = network(x)
+        loss = loss_of(name, output, batch)
         optimizer.zero_grad()
-        sum(losses).backward()
-        for network in networks.values():
-            nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        loss.backward()
+        now = time.monotonic()
+        done = together(network, progress + (1 - progress) * (now - first) / (60 * minutes))
+        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimizer.step()
-        for name, network in networks.items():
-            average(means[name], network, min(DECAY, (step + 1) / (step + 10)))
-        running += [float(loss.detach()) for loss in losses]
-        if step % 50 == 49:
-            seg, rec = running / 50
-            running[:] = 0
-            print(f"step {step + 1} {done:4.0%} {now - begin:5.0f} s: {seg:.3f} {rec:.3f}", flush=True)
-        if now - saved > 150:
-            save(means)
+        average(mean, network, min(DECAY, (step + 1) / (step + 10)))
+        running += float(loss.detach())
+        if step % 50 == 49 and rank == 0:
+            print(f"step {step + 1} {done:4.0%} {now - first:5.0f} s: {running / 50:.3f}", flush=True)
+            running = 0.0
+        if rank == 0 and now - saved > 150:
+            save(name, mean)
             saved = now
-    save(means)
+    if rank == 0:
+        save(name, mean)
+
+
+def save(name: str, mean: nn.Module) -> None:
+    """Write the averaged weights where `checkpoint` says, in one stroke."""
+    path = checkpoint(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in mean.state_dict().items()}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoints")
+    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument(
+        "--start", choices=("none", "shipped", "checkpoint"), default="none", help="weights to begin with"
+    )
+    parser.add_argument("--progress", type=float, default=0.0, help="share of a longer training that is done already")
     args = parser.parse_args()
-    train(args.minutes, seed=args.seed, resume=args.resume, peak=args.peak)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed.init_process_group("gloo")
+    train(args.network, args.minutes, seed=args.seed, start=args.start, peak=args.peak, progress=args.progress)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ from scipy.ndimage import binary_dilation, maximum_filter1d
 
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import IGNORE
-from train.perception.shapes import KINDS
-from train.perception.simulate import GROUND, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene, Sensor
+from train.perception.sensors import Sensor
+from train.perception.shapes import KINDS, Array
+from train.perception.simulate import GROUND, LEAFY, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene
 
 HORIZON_S = 0.5
-_BINS = 720
+_BINS, _LARGE_M = 720, 3.0
+# What is labelled as far as it is in sight if it is large.
+_OUTDOOR = {*LEAFY, "guard_rail", "block"}
 _PRIORITY = {WALL: 0, OBSTACLE: 1, VEHICLE: 2, PERSON: 3}
 Mask = npt.NDArray[np.bool_]
 
@@ -92,10 +95,7 @@ def _covered(
 def visible(scans: Sequence[tuple[float, Scan]], scene: Scene, sensor: Sensor, config: BevConfig) -> Mask:
     """Return the cells in line of sight in any of the scans, on the map of the last one's frame."""
     n, res = config.cells, config.resolution_m
-    axis = (n / 2 - np.arange(n) - 0.5) * res
-    x, y = np.meshgrid(axis, axis, indexing="ij")
-    ex, ey, eyaw = scene.ego.at(scans[-1][0])
-    wx, wy = ex + math.cos(eyaw) * x - math.sin(eyaw) * y, ey + math.sin(eyaw) * x + math.cos(eyaw) * y
+    wx, wy = _cells_in_world(scene, scans[-1][0], config)
     seen = np.zeros((n, n), bool)
     for time_s, scan in scans:
         px, py, yaw = scene.ego.at(time_s)
@@ -116,6 +116,22 @@ def _profile(scan: Scan, sensor: Sensor, config: BevConfig) -> npt.NDArray[np.fl
     np.maximum.at(reach, bins, np.hypot(points[:, 0], points[:, 1]))
     # A lost return does not hide what lies beside it.
     return maximum_filter1d(reach, 3, mode="wrap")
+
+
+def _cells_in_world(scene: Scene, time_s: float, config: BevConfig) -> tuple[Array, Array]:
+    """Return world x and y of the middles of all cells, (H, W) each, as the robot stands at `time_s`."""
+    n, res = config.cells, config.resolution_m
+    axis = (n / 2 - np.arange(n) - 0.5) * res
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    ex, ey, eyaw = scene.ego.at(time_s)
+    return ex + math.cos(eyaw) * x - math.sin(eyaw) * y, ey + math.sin(eyaw) * x + math.cos(eyaw) * y
+
+
+def _bank(scene: Scene, time_s: float, config: BevConfig) -> Array:
+    """Return how high the terrain lies above the lane in each cell, (H * W,) m."""
+    assert scene.terrain is not None
+    x, y = _cells_in_world(scene, time_s, config)
+    return scene.terrain.height(x, y).ravel()
 
 
 def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], config: BevConfig) -> Truth:
@@ -145,9 +161,13 @@ def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], con
             label[here] = IGNORE
             known[here] = False
             continue
+        if thing.class_id == GROUND:
+            # Grass that stands high: an obstacle to some, not to others.
+            known[here] = False
+            continue
         occupied[here] = forecast[later] = True
-        if thing.class_id == WALL:
-            label[here[near_sight[here]]] = WALL
+        if thing.class_id == WALL or (thing.kind in _OUTDOOR and max(thing.dimensions[:2]) > _LARGE_M):
+            label[here[near_sight[here]]] = thing.class_id
             known[here[near_sight[here]]] = True
         elif seen[i] or before[i] >= 12:
             label[here] = thing.class_id
@@ -155,5 +175,7 @@ def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], con
         else:
             label[here] = IGNORE
             known[here] = known[later] = False
+    if scene.terrain is not None:
+        known &= occupied | forecast | (np.abs(_bank(scene, now, config)) < config.min_height_m)
     shape = (config.cells, config.cells)
     return Truth(label.reshape(shape), occupied.reshape(shape), forecast.reshape(shape), known.reshape(shape))

@@ -14,6 +14,7 @@ from rich.console import Console
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import DataError, target
 from edge_nodes.perception import evaluation as ev
+from edge_nodes.perception.clusters import sized_vehicles
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.frames import Frame, read_frames
 from edge_nodes.perception.inference import Inference
@@ -153,13 +154,17 @@ def _segmentation_real(
             "the pack has no labels to compare with", got=data, expected="`boxes`, or `semantic` and `instance`"
         )
     # Every frame stands alone: the history is that one scan, or, second, that scan over and over.
-    methods = ("network", f"network, scan {SCANS}x", "rules")
+    sized = "network, vehicles by size"
+    methods = ("network", f"network, scan {SCANS}x", sized, "rules")
     classes = {name: ev.ClassScore() for name in methods}
     found = {name: ev.ThingScore(config, sector_deg if boxes else 360.0) for name in methods}
     for frame in frames:
         one, many = ev.maps_of(frame, config, 1), ev.maps_of(frame, config, SCANS)
         truth = list(ev.things(frame, config))
-        guesses = (ev.labels_of(inference, one), ev.labels_of(inference, many), ev.by_rules(one.transpose(2, 0, 1)))
+        plain = ev.labels_of(inference, one)
+        # As scene_node takes them.
+        likely = sized_vehicles(plain, config.resolution_m)
+        guesses = (plain, ev.labels_of(inference, many), likely, ev.by_rules(one.transpose(2, 0, 1)))
         for name, labels in zip(methods, guesses, strict=True):
             found[name].add(labels, truth)
             if frame.semantic is not None:
@@ -171,6 +176,7 @@ def _segmentation_real(
     targets = [
         target("cars of 50 points within 40 m found", values["cars_found"], ">=", 0.8),
         target("vehicle clusters within 40 m that touch a vehicle", values["clusters_true"], ">=", 0.7),
+        target("the same after scene_node's size rules", found[sized].values["clusters_true"], ">=", 0.7),
     ]
     return results, targets
 
