@@ -24,11 +24,13 @@ namespace avx2_delta {
 namespace {
 
 constexpr int kFloats = 8, kCodeZero = 0, kFineZero = 0;
+constexpr bool kSpreadsInRegisters = false;
 
 #define EDGE_LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #define EDGE_LOAD_BYTES(p) \
   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))
 #include "float_ops.h"
+#include "delta_tiles.h"
 #include "delta_spread.h"
 
 EDGE_INLINE const int8_t* expand(uint64_t mask, const int8_t* codes, int8_t* out) {

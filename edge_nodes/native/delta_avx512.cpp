@@ -30,13 +30,13 @@ namespace avx512_delta {
 namespace {
 
 constexpr int kFloats = 16, kCodeZero = 128, kFineZero = 64;
+constexpr bool kSpreadsInRegisters = true;
 
 #define EDGE_LOAD_HALF(p) _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
 #define EDGE_LOAD_BYTES(p) \
   _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))
 #include "float_ops.h"
-
-EDGE_INLINE __m512i line(const int8_t* p) { return _mm512_load_si512(p); }
+#include "delta_tiles.h"
 
 // In halves, which some processors spread faster than a whole register.
 EDGE_INLINE const int8_t* expand(uint64_t mask, const int8_t* codes, int8_t* out) {
@@ -55,10 +55,11 @@ EDGE_INLINE uint64_t compress(const int8_t* in, int8_t* codes) {
   return mask;
 }
 
-// Query bytes are unsigned: their zero times the sum of the changes is taken off at the end.
-template <int Rows, int Tiles, bool Fine>
-EDGE_INLINE void products(const int8_t* lines, int quads, const uint32_t* const* codes, const uint32_t* const* low,
-                          float* out) {
+// Query bytes are unsigned: their zero times the sum of the changes is taken off at the end. `line(tile, quad)` is
+// called once for each, quad by quad.
+template <int Rows, int Tiles, bool Fine, typename Line>
+EDGE_INLINE void products_of(Line&& line, int quads, const uint32_t* const* codes, const uint32_t* const* low,
+                             float* out) {
   __m512i h[Rows][Tiles], l[Rows][Tiles], sum[Tiles];
   const __m512i ones = _mm512_set1_epi8(1);
 #pragma GCC unroll 8
@@ -71,7 +72,7 @@ EDGE_INLINE void products(const int8_t* lines, int quads, const uint32_t* const*
     __m512i x[Tiles];
 #pragma GCC unroll 2
     for (int t = 0; t < Tiles; ++t) {
-      x[t] = line(lines + (t * quads + k) * 64);
+      x[t] = line(t, k);
       sum[t] = _mm512_dpbusd_epi32(sum[t], ones, x[t]);
     }
 #pragma GCC unroll 8
@@ -94,6 +95,31 @@ EDGE_INLINE void products(const int8_t* lines, int quads, const uint32_t* const*
       _mm512_store_ps(out + (r * Tiles + t) * kKeyBlock, y);
     }
   }
+}
+
+template <int Rows, int Tiles, bool Fine>
+EDGE_INLINE void products(const int8_t* lines, int quads, const uint32_t* const* codes, const uint32_t* const* low,
+                          float* out) {
+  products_of<Rows, Tiles, Fine>([&](int t, int k) { return _mm512_load_si512(lines + (t * quads + k) * 64); }, quads,
+                                 codes, low, out);
+}
+
+// The same of packed changes, which stay in registers: the chains of the tiles' addresses run side by side.
+template <int Rows, int Tiles, bool Fine>
+EDGE_INLINE void spread_products(const PackedTiles<Tiles>& x, int quads, const uint32_t* const* codes,
+                                 const uint32_t* const* low, float* out) {
+  const int8_t* next[Tiles];
+  for (int t = 0; t < Tiles; ++t) next[t] = x.codes[t];
+  products_of<Rows, Tiles, Fine>(
+      [&](int t, int k) __attribute__((always_inline)) {
+        if (t == 0) __builtin_prefetch(x.values + 64 * k, 0, 2);
+        const uint64_t mask = x.masks[size_t(t) * quads + k];
+        __builtin_prefetch(next[t] + kNextBytes / 2);
+        const __m512i line = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(next[t]));
+        next[t] += __builtin_popcountll(mask);
+        return line;
+      },
+      quads, codes, low, out);
 }
 
 template <int Lanes>

@@ -313,6 +313,7 @@ void DeltaCache::attend(const Query& query) const {
     keys.quads = quads_;
     keys.masks = h.masks.data();
     keys.codes = h.codes.data();
+    keys.starts = h.starts.data();
     keys.escapes = h.escapes.data();
     keys.escape_count = h.escapes.size();
     keys.values = static_cast<const char*>(a.values);

@@ -26,6 +26,7 @@ struct DeltaTiles {
   int tiles = 0, quads = 0;
   const uint64_t* masks = nullptr;
   const int8_t* codes = nullptr;
+  const uint32_t* starts = nullptr;  // [tile], of its codes
   const Escape* escapes = nullptr;  // by tile
   size_t escape_count = 0;
   // Values to fetch meanwhile: spreading the changes leaves the memory idle.

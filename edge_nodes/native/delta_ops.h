@@ -2,7 +2,8 @@
 // Kernels of coded keys, written once; each delta_*.cpp includes this after float_ops.h in a namespace of its own, and
 // defines before: kCodeZero, kFineZero; expand(mask, codes, line), which returns the next codes; compress(line, codes),
 // which returns the mask; running_sums(x, scale, base); products<Rows, Tiles, Fine>(lines, quads, codes, low, out):
-// out[row][16 * tile + key] = sum of code * change.
+// out[row][16 * tile + key] = sum of code * change; kSpreadsInRegisters, and if so spread_products, the same of packed
+// changes.
 
 constexpr int kMostQuads = 256;  // head_dim 1024
 constexpr int kMostRows = 6;
@@ -67,15 +68,17 @@ EDGE_INLINE int query_code(const CodedQueries& x, int row, int channel) {
   return 128 * int(int8_t(code - kFineZero)) + reinterpret_cast<const uint8_t*>(x.low)[at];
 }
 
-template <int Rows, int Tiles, bool Fine>
-EDGE_INLINE void row_products(const int8_t* lines, const CodedQueries& x, int row, float* out) {
+// Where the codes of neighbouring rows begin.
+template <int Rows>
+struct RowCodes {
   const uint32_t *codes[Rows], *low[Rows];
-  for (int r = 0; r < Rows; ++r) {
-    codes[r] = x.codes + size_t(row + r) * x.quads;
-    low[r] = x.low + size_t(row + r) * x.quads;
+  RowCodes(const CodedQueries& x, int row) {
+    for (int r = 0; r < Rows; ++r) {
+      codes[r] = x.codes + size_t(row + r) * x.quads;
+      low[r] = x.low + size_t(row + r) * x.quads;
+    }
   }
-  products<Rows, Tiles, Fine>(lines, x.quads, codes, low, out);
-}
+};
 
 // Puts the lanes [first, until) of a tile's scores where they belong.
 EDGE_INLINE void keep(const float* tile, int first, int until, float* scores) {
@@ -86,32 +89,58 @@ EDGE_INLINE void keep(const float* tile, int first, int until, float* scores) {
   for (int i = first > 0 ? first : 0; i < until && i < kKeyBlock; ++i) scores[i] = tile[i];
 }
 
+// Rows of queries that take part in one pass over the changes; see `in_rows`.
+EDGE_INLINE bool one_pass(int rows) { return rows <= 4 || rows == 6; }
+
+template <int Tiles>
+EDGE_INLINE PackedTiles<Tiles> packed(const DeltaTiles& keys, int t) {
+  PackedTiles<Tiles> x;
+  x.masks = keys.masks + size_t(t) * keys.quads;
+  for (int i = 0; i < Tiles; ++i) x.codes[i] = keys.codes + keys.starts[t + i];
+  // A quarter of the values (half of those in 8 bits), from the first on: as much as costs the walk nothing.
+  const size_t fetched = size_t(t) * keys.quads * 32;
+  x.values = keys.values + (fetched < kSecondLevel ? fetched : kSecondLevel);
+  return x;
+}
+
 // Where a walk over the changes stands.
 struct Walk {
-  const int8_t* codes;
   const Escape* escape;
   float* bases;  // [row], sums so far
 };
+
+// Spreads changes into `lines` [tile][quad][64], and fetches the tiles' values: spreading leaves the memory idle.
+template <int Tiles>
+EDGE_INLINE void spread(const DeltaTiles& keys, int t, const PackedTiles<Tiles>& changes, int8_t* lines) {
+  const char* values = keys.values + size_t(t) * keys.value_bytes;
+  for (size_t at = 0; at < Tiles * keys.value_bytes && at + t * keys.value_bytes < kSecondLevel; at += 64)
+    __builtin_prefetch(values + at, 0, 2);
+  for (int i = 0; i < Tiles; ++i) {
+    const int8_t* codes = changes.codes[i];
+    for (int k = i * keys.quads; k < (i + 1) * keys.quads; ++k) {
+      __builtin_prefetch(codes + kNextBytes / 2);
+      codes = expand(changes.masks[k], codes, lines + k * 64);
+    }
+  }
+}
 
 template <int Tiles, bool Fine>
 EDGE_INLINE void walk_tiles(const DeltaTiles& keys, int t, const CodedQueries& x, int first, const int* until,
                             float* scores, int stride, int8_t* lines, Walk& walk) {
   alignas(64) float tile[kMostRows * Tiles * kKeyBlock];
   const Escape *begin = walk.escape, *last = keys.escapes + keys.escape_count;
-  const uint64_t* masks = keys.masks + size_t(t) * keys.quads;
-  for (int k = 0; k < Tiles * keys.quads; k += 8) __builtin_prefetch(masks + kNextBytes / 8 + k);
-  const char* values = keys.values + size_t(t) * keys.value_bytes;
-  for (size_t at = 0; at < Tiles * keys.value_bytes && at + t * keys.value_bytes < kSecondLevel; at += 64)
-    __builtin_prefetch(values + at, 0, 2);
-  const int8_t* codes = walk.codes;
-  for (int k = 0; k < Tiles * keys.quads; ++k) {
-    __builtin_prefetch(codes + kNextBytes / 2);
-    codes = expand(masks[k], codes, lines + k * 64);
-  }
-  walk.codes = codes;
+  const PackedTiles<Tiles> changes = packed<Tiles>(keys, t);
+  for (int k = 0; k < Tiles * keys.quads; k += 8) __builtin_prefetch(changes.masks + kNextBytes / 8 + k);
+  const bool stored = !kSpreadsInRegisters || !one_pass(x.rows);
+  if (stored) spread(keys, t, changes, lines);
   while (walk.escape < last && walk.escape->tile < t + Tiles) ++walk.escape;
   in_rows(x.rows, [&](int row, auto count) {
-    row_products<count, Tiles, Fine>(lines, x, row, tile);
+    const RowCodes<count> q(x, row);
+    if (stored) {
+      products<count, Tiles, Fine>(lines, x.quads, q.codes, q.low, tile);
+    } else if constexpr (kSpreadsInRegisters) {
+      spread_products<count, Tiles, Fine>(changes, x.quads, q.codes, q.low, tile);
+    }
     for (int r = 0; r < count; ++r) {
       float* p = tile + r * Tiles * kKeyBlock;
       for (const Escape* e = begin; e < walk.escape; ++e)
@@ -132,7 +161,7 @@ EDGE_INLINE void walk(const DeltaTiles& keys, const CodedQueries& x, int first, 
                       int stride) {
   alignas(64) int8_t lines[2 * kMostQuads * 64];
   std::vector<float> bases(size_t(x.rows), 0.0f);
-  Walk at{keys.codes, keys.escapes, bases.data()};
+  Walk at{keys.escapes, bases.data()};
   int t = 0;
   for (; t + 2 <= keys.tiles; t += 2)
     walk_tiles<2, Fine>(keys, t, x, first, until, scores, stride, lines, at);
@@ -153,7 +182,8 @@ EDGE_INLINE void int8_tiles(const int8_t* keys, const float* key_scales, const C
   alignas(64) float tile[kMostRows * Tiles * kKeyBlock];
   for (int k = 0; k < Tiles * x.quads; ++k) __builtin_prefetch(keys + kNextBytes + k * 64);
   in_rows(x.rows, [&](int row, auto count) {
-    row_products<count, Tiles, false>(keys, x, row, tile);
+    const RowCodes<count> q(x, row);
+    products<count, Tiles, false>(keys, x.quads, q.codes, q.low, tile);
     for (int r = 0; r < count; ++r)
       for (int i = 0; i < Tiles * kKeyBlock; i += kFloats)
         store(scores + size_t(row + r) * stride + i,

@@ -19,8 +19,10 @@ namespace portable_delta {
 namespace {
 
 constexpr int kFloats = 4, kCodeZero = 0, kFineZero = 0;
+constexpr bool kSpreadsInRegisters = false;
 
 #include "float_ops.h"
+#include "delta_tiles.h"
 
 #if defined(__aarch64__)
 #include "delta_spread.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks the kernels of coded keys that this processor has against sums in double precision; prints their names.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -16,6 +17,7 @@ constexpr int kDim = 64, kQuads = kDim / 4, kTiles = 19, kRows = 8, kKeys = kTil
 struct Coded {
   std::vector<uint64_t> masks;
   std::vector<int8_t> codes;
+  std::vector<uint32_t> starts;  // of each tile's codes
   std::vector<Escape> escapes;
   std::vector<double> keys;  // [key][channel], what the codes add up to
 };
@@ -40,6 +42,7 @@ Coded code(const DeltaKernels& k, const std::vector<float>& keys, const std::vec
     }
     out.masks.resize(size_t(t + 1) * kQuads);
     const size_t begin = out.codes.size();
+    out.starts.push_back(uint32_t(begin));
     out.codes.resize(begin + sizeof lines);
     out.codes.resize(begin + size_t(k.pack_tile(lines, kQuads, &out.masks[size_t(t) * kQuads], &out.codes[begin])));
   }
@@ -71,10 +74,17 @@ double error(const DeltaKernels& k, float size, bool fine, std::mt19937& random)
   tiles.quads = kQuads;
   tiles.masks = coded.masks.data();
   tiles.codes = coded.codes.data();
+  tiles.starts = coded.starts.data();
   tiles.escapes = coded.escapes.data();
   tiles.escape_count = coded.escapes.size();
   const std::vector<int> until(kRows, kKeys - 3);
   k.delta_scores(tiles, x, 5, until.data(), scores.data(), kKeys);
+  for (int rows = 1; rows < kRows; ++rows) {  // few rows go another way
+    std::vector<float> alone(scores.size(), -1.0f);
+    k.delta_scores(tiles, {rows, kQuads, fine, codes.data(), low.data(), scales.data()}, 5, until.data(), alone.data(),
+                   kKeys);
+    if (!std::equal(alone.begin(), alone.begin() + rows * kKeys, scores.begin())) return 1.0;
+  }
   double most = 0.0, worst = 0.0;
   for (int r = 0; r < kRows; ++r)
     for (int j = 0; j < kKeys; ++j) {
