@@ -120,11 +120,13 @@ class Evaluator:
 
     def choose(self, question: Choice, tally: Tally) -> None:
         """Add 1 if the right choice is the most probable, else 0."""
-        scores = []
+        scores, known = [], dict[tuple[int, ...], npt.NDArray[np.float32]]()
         for context, ending in zip(question.contexts, question.endings, strict=True):
             tokens, start = self._join(context, ending)
-            logits = self._run(tokens, range(start - 1, len(tokens) - 1))
-            total = float(np.sum(log_likelihoods(logits, tokens[start:])))
+            seen = tuple(tokens[:-1])  # endings that differ in their last token only have the same rows
+            if seen not in known:
+                known[seen] = self._run(tokens, range(start - 1, len(tokens) - 1))
+            total = float(np.sum(log_likelihoods(known[seen], tokens[start:])))
             scores.append(total / max(1, len(ending)) if question.per_character else total)
         tally.add(float(int(np.argmax(scores)) == question.gold), self._found(len(tokens)))
 
