@@ -79,7 +79,9 @@ class VadConfig:
 class WordsConfig:
     """How words are spelled."""
 
-    correct: bool = parameter(True, "Spell words that are not in the English lexicon like one that is", fixed=True)
+    correct: bool = parameter(
+        True, "Spell words like those of the English lexicon, by their sound and by the words before", fixed=True
+    )
     own: str = parameter(
         "", "More words that exist, separated by spaces: names, places, things the robot is asked for", fixed=True
     )

@@ -27,6 +27,7 @@ from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Leave, Reading, read
 from edge_nodes.speech.features import HOP, RATE_HZ, log_mel
 from edge_nodes.speech.lexicon import Lexicon
+from edge_nodes.speech.spelling import spell
 
 FORMAT = 1
 _SHORTEST = 4 * HOP
@@ -98,9 +99,9 @@ class ExitModel(ABC):
     def _read(self, log_probs: NDArray[np.float32]) -> Reading:
         """Return what one exit says, given (T', symbols)."""
 
-    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> str:
-        """Return the text with its words spelled right."""
-        return reading.text
+    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> Reading:
+        """Return the reading with its words spelled right."""
+        return reading
 
     @torch.inference_mode()
     def each_exit(self, samples: NDArray[np.float32]) -> Iterator[tuple[Reading, str]]:
@@ -108,7 +109,7 @@ class ExitModel(ABC):
         for log_probs in self._outputs(self._features(samples).to(self._device)):
             frames = log_probs[0].cpu().numpy()
             reading = self._read(frames)
-            yield reading, self._spell(reading, frames)
+            yield reading, self._spell(reading, frames).text
 
     @torch.inference_mode()
     def recognise(self, samples: NDArray[np.float32], leave: Leave) -> Hypothesis:
@@ -132,7 +133,7 @@ class ExitModel(ABC):
                 break
         end = time.perf_counter()
         self.costs.add(spent, len(samples) / RATE_HZ)
-        text = self._spell(reading, frames)
+        spelled = self._spell(reading, frames)
         cost = {
             "features_ms": round(1e3 * (middle - start), 2),
             "encoder_ms": round(1e3 * (end - middle), 2),
@@ -140,7 +141,7 @@ class ExitModel(ABC):
             "audio_ms": round(1e3 * len(samples) / RATE_HZ, 1),
             "layers": layer,
         }
-        return Hypothesis(text, reading.confidence, layer, self.layers, cost, _seconds(reading.spans))
+        return Hypothesis(spelled.text, reading.confidence, layer, self.layers, cost, _seconds(spelled.spans))
 
 
 class SpeechModel(ExitModel):
@@ -202,10 +203,11 @@ class SpeechModel(ExitModel):
     def _read(self, log_probs: NDArray[np.float32]) -> Reading:
         return read(log_probs)
 
-    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> str:
+    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> Reading:
         if self._lexicon is None or reading.spans is None:
-            return reading.text
-        return " ".join(self._lexicon.spell(reading.text.split(), reading.spans, log_probs))
+            return reading
+        words, spans = spell(self._lexicon, reading.text.split(), reading.spans, log_probs)
+        return reading._replace(text=" ".join(words), spans=tuple(spans))
 
 
 def _seconds(spans: Sequence[tuple[int, int]] | None) -> list[tuple[float, float]] | None:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spelling by what exists, what follows what, and what the sound bears out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from edge_nodes.speech import ExitConfig, SpeechModel
+from edge_nodes.speech.alphabet import decode, encode, word_spans
+from edge_nodes.speech.exits import policy
+from edge_nodes.speech.lexicon import Lexicon
+from edge_nodes.speech.spelling import ctc_log_probability, spell
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return Lexicon(["Zorbex", "kafe"])
+
+
+def sound(text, doubts=(), frames=3):
+    """Log-probabilities that say `text`; doubts: (number of a letter, what else, how likely)."""
+    other = {number: (letter, share) for number, letter, share in doubts}
+    rows = []
+    for number, symbol in enumerate(encode(text)):
+        row = np.full(29, 1e-4)
+        row[symbol] = 1.0
+        if number in other:
+            letter, share = other[number]
+            row[encode(letter)[0] if letter else 0] = share
+            row[symbol] = 1 - share
+        blank = np.full(29, 1e-4)
+        blank[0] = 1.0
+        rows += [row / row.sum()] * frames + [blank / blank.sum()]
+    return np.log(np.array(rows)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_probability_is_ctcs(seed):
+    rng = np.random.default_rng(seed)
+    log_probs = np.log(rng.dirichlet(np.ones(29), 12)).astype(np.float32)
+    texts = [encode(text) for text in ("a", "turn", "letter", "aa", "hello wor")]
+    expected = [
+        -functional.ctc_loss(
+            torch.from_numpy(log_probs)[:, None],
+            torch.tensor([text]),
+            torch.tensor([12]),
+            torch.tensor([len(text)]),
+            reduction="sum",
+        ).item()
+        for text in texts
+    ]
+    assert ctc_log_probability(log_probs, texts) == pytest.approx(expected, rel=1e-5)
+
+
+def test_more_letters_than_frames_are_impossible():
+    log_probs = np.log(np.full((3, 29), 1 / 29, np.float32))
+    assert ctc_log_probability(log_probs, [encode("abcd"), encode("aa")])[0] < -1e6
+
+
+def spelled(lexicon, log_probs):
+    best = log_probs.argmax(1)
+    words, spans = spell(lexicon, decode(best).split(), word_spans(best), log_probs)
+    assert len(words) == len(spans)
+    assert all(first <= last < after for (first, last), (after, _) in pairwise([*spans, (len(log_probs), 0)]))
+    return " ".join(words)
+
+
+def test_a_word_that_was_nearly_heard(lexicon):
+    heard = sound("turn leff now", doubts=((8, "t", 0.3),))
+    assert decode(heard.argmax(1)) == "turn leff now"
+    assert spelled(lexicon, heard) == "turn left now"
+
+
+def test_the_sound_decides_between_words(lexicon):
+    for letter, expected in (("t", "bat"), ("d", "bad"), ("g", "bag")):
+        assert spelled(lexicon, sound("bav", doubts=((2, letter, 0.4),))) == expected
+
+
+def test_what_exists_and_what_is_nowhere_near_stays(lexicon):
+    for text in ("turn left", "what's ahead", "the robot's arm", "zorbex kafe", "ask for qzxwvkjt"):
+        assert spelled(lexicon, sound(text)) == text
+
+
+def test_own_words_are_taken(lexicon):
+    heard = sound("go to zorbek", doubts=((11, "x", 0.4),))
+    assert spelled(lexicon, heard) == "go to zorbex"
+    assert spelled(Lexicon(), heard) == "go to zorbek"
+
+
+def test_no_words(lexicon):
+    assert spell(lexicon, [], [], np.zeros((5, 29), np.float32)) == ([], [])
+
+
+def test_a_space_that_was_not_heard_and_one_too_many(lexicon):
+    # The missing space was somewhat likely, the space too many somewhat not.
+    joined = sound("turn left", doubts=((4, "", 0.8),))
+    assert decode(joined.argmax(1)) == "turnleft"
+    assert spelled(lexicon, joined) == "turn left"
+    parted = sound("ob stacle ahead", doubts=((2, "", 0.4),))
+    assert spelled(lexicon, parted) == "obstacle ahead"
+
+
+def test_the_word_before_decides_where_the_sound_does_not(lexicon):
+    doubts = ((10, "a", 0.5), (11, "t", 0.5), (12, "e", 0.5))
+    assert lexicon.log_probability("air", "fresh") > lexicon.log_probability("ate", "fresh")
+    heard = sound("the fresh air", doubts=doubts)
+    assert spelled(lexicon, heard) == "the fresh air"
+    # The same letters after another word, heard the other way round.
+    assert spelled(lexicon, sound("the fresh ate", doubts=((10, "a", 0.5), (11, "i", 0.5), (12, "r", 0.5)))) == (
+        "the fresh air"
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_way_is_the_best_of_all(lexicon, seed):
+    """Against trying every sentence of the words that come into question."""
+    from itertools import product
+
+    from edge_nodes.speech import spelling
+
+    rng = np.random.default_rng(seed)
+    log_probs = sound("tar left nav")
+    log_probs = np.log(0.6 * np.exp(log_probs) + 0.4 * rng.dirichlet(np.full(29, 0.1), len(log_probs)))
+    log_probs = log_probs.astype(np.float32)
+    best = log_probs.argmax(1)
+    words, spans = decode(best).split(), word_spans(best)
+    chain = spelling._Chain(lexicon, words, spans, log_probs)
+    singles = [[way for way in chain.ways(i) if way.end == i + 1] for i in range(len(words))]
+    every = {}
+    for ways in product(*(sorted(each, key=lambda w: -w.score)[:8] for each in singles)):
+        sentence = tuple(word for way in ways for word in way.words)
+        every[sentence] = sum(way.score for way in ways) + chain.likelihood(sentence, None)
+    found, _ = spell(lexicon, words, spans, log_probs)
+    assert max(every.values()) <= every.get(tuple(found), np.inf) + 1e-9
+
+
+def test_the_model_spells_what_it_gives(data_dir, lexicon):
+    from edge_nodes.speech.clips import read, usable
+
+    stem = data_dir / "speech" / "picovoice_sti_commands"
+    held_out = [(record, text) for record, text, dev in usable(stem) if dev][:12]
+    plain, right = SpeechModel("speech/splitformer"), SpeechModel("speech/splitformer", lexicon=lexicon)
+    last = policy(ExitConfig(policy="fixed"), 4)
+    wrong = {"plain": 0, "right": 0}
+    for record, text in held_out:
+        samples = np.pad(read(stem, record), 1600)
+        for name, model in (("plain", plain), ("right", right)):
+            heard = model.recognise(samples, last)
+            assert len(heard.spans) == len(heard.text.split())
+            wrong[name] += len(set(heard.text.split()) - set(text.split()))
+    assert wrong["right"] < wrong["plain"]
