@@ -31,8 +31,8 @@ from train.speech.whisper import load_encoder
 BATCH_FRAMES = 4000
 
 
-def batches(items: list, weights: list[float], rng: np.random.Generator) -> Iterator[list]:
-    """Yield batches of items of like length, without end."""
+def batches(items: list, weights: list[float], rng: np.random.Generator, frames: int = BATCH_FRAMES) -> Iterator[list]:
+    """Yield batches of items of like length, of at most so many mel frames, without end."""
     while True:
         counts = [int(w) + (rng.random() < w % 1) for w in weights]
         order = [i for i, c in enumerate(counts) for _ in range(c)]
@@ -40,7 +40,7 @@ def batches(items: list, weights: list[float], rng: np.random.Generator) -> Iter
         groups, group, longest = [], [], 0
         for i in order:
             longest = max(longest, items[i][3].shape[1])
-            if group and longest * (len(group) + 1) > BATCH_FRAMES:
+            if group and longest * (len(group) + 1) > frames:
                 groups.append(group)
                 group, longest = [], items[i][3].shape[1]
             group.append(i)
@@ -92,6 +92,32 @@ def rate(done: float) -> float:
     return done / 0.04 if done < 0.04 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.04) / 0.96))
 
 
+def optimiser_of(encoder: Encoder) -> torch.optim.Optimizer:
+    """Return the optimiser: new layers learn faster than Whisper's, its first convolution stays."""
+    encoder.conv1.requires_grad_(False)
+    fresh = [p for n, p in encoder.named_parameters() if n.startswith(("exits", "parallel"))]
+    tuned = [p for n, p in encoder.named_parameters() if n.startswith(("blocks", "conv2"))]
+    groups = [{"params": fresh, "peak": 1.5e-3}, {"params": tuned, "peak": 3e-4}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def take_step(encoder: Encoder, optimiser: torch.optim.Optimizer, loss: torch.Tensor, factor: float) -> None:
+    """Go one step down a loss, at a factor on the learning rates."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for p in encoder.parameters() if p.requires_grad], 2.0)
+    optimiser.step()
+
+
+@torch.no_grad()
+def follow(average: Encoder, encoder: Encoder, decay: float) -> None:
+    """Move the averaged weights towards the encoder's."""
+    for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("features", nargs="+")
@@ -105,7 +131,6 @@ def main() -> None:
     parser.add_argument("--exits", type=float, nargs="+", default=[1.0], help="weights of the exits' losses")
     parser.add_argument("--start", help="model to start from, see edge_nodes.models.find; else Whisper's encoder")
     parser.add_argument("--distil", type=float, default=0.0, help="weight of the earlier exits' distance to the last")
-    parser.add_argument("--no-parallel", action="store_true", help="for comparison: without parallel layers")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,11 +146,7 @@ def main() -> None:
         dev += [item for item in sets["dev"] if item[0] not in known]
     dev = [item for item in dev if not item[0].startswith("fsdd")]
     encoder, average = (_start(args) for _ in range(2))
-    fresh = [p for n, p in encoder.named_parameters() if n.startswith(("exits", "parallel"))]
-    tuned = [p for n, p in encoder.named_parameters() if n.startswith(("blocks", "conv2"))]
-    encoder.conv1.requires_grad_(False)
-    groups = [{"params": fresh, "peak": 1.5e-3}, {"params": tuned, "peak": 3e-4}]
-    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = optimiser_of(encoder)
     step = 0
     if args.resume:
         saved = torch.load(args.resume)
@@ -140,18 +161,10 @@ def main() -> None:
         done = (time.monotonic() - begin) / 60 / args.minutes
         if done >= 1:
             break
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * args.rate * rate(done)
         losses, apart = loss_of(encoder, *collate(batch, rng), args.distil)
-        optimiser.zero_grad(set_to_none=True)
-        ((losses + apart) * torch.tensor(args.exits)).sum().backward()
-        nn.utils.clip_grad_norm_([*fresh, *tuned], 2.0)
-        optimiser.step()
+        take_step(encoder, optimiser, ((losses + apart) * torch.tensor(args.exits)).sum(), args.rate * rate(done))
         step += 1
-        decay = min(args.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
-                slow.lerp_(fast, 1 - decay)
+        follow(average, encoder, min(args.average, (1 + step) / (10 + step)))
         total, seen = total + losses.detach(), seen + 1
         if step % 50 == 0:
             print(f"{done:6.1%} step {step} loss {' '.join(f'{x:.3f}' for x in total / seen)}", flush=True)
@@ -170,8 +183,6 @@ def _start(args: argparse.Namespace) -> Encoder:
         encoder.load_state_dict(SpeechModel(args.start, beside=False).encoder.state_dict())
         encoder.requires_grad_(True)
         encoder.positions.requires_grad_(False)
-    if args.no_parallel:
-        encoder.parallel = nn.ModuleDict()
     return encoder
 
 
