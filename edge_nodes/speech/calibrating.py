@@ -13,7 +13,7 @@ from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.evaluation import Heard, edit_distance
 from edge_nodes.speech.exits import Reading
 
-LOSS = 0.1
+LOSS = 0.4
 """Points of word error rate over the last exit's that a threshold may cost."""
 USABLE = 25.0
 """Word error rate, %, that the earliest exit of an overloaded node may have."""

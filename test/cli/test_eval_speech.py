@@ -77,3 +77,18 @@ def test_bad_data_is_one_line(tmp_path, capsys):
     printed = capsys.readouterr().err.strip()
     assert printed.startswith("error: ")
     assert "\n" not in printed
+
+
+def test_the_comparison_beside_the_weights_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    model = tmp_path / "model"
+    shutil.copytree(SHIPPED / "speech" / "splitformer", model)
+    both = {"with": [90.0, 50.0, 9.0, 6.0], "without": [92.0, 50.5, 8.0, 6.0]}
+    found = {"steps": 7} | {k: {"parameters": 1, "wer": {"a": v}} for k, v in both.items()}
+    (model / "comparison.json").write_text(json.dumps(found))
+    stem = clip_pack(tmp_path / "a", ["stop"])
+    assert run("eval", "speech", "--quick", "--data", stem, "--model", model, "--json", tmp_path / "x.json") == 0
+    targets = {t["name"]: (t["value"], t["met"]) for t in json.loads((tmp_path / "x.json").read_text())["targets"]}
+    assert targets["exits worse than a same-size early-exit Conformer's, trained alike"] == (1.0, False)
+    assert targets["points of WER better than it at the two lowest exits, at least"] == (0.5, False)
+    assert "for 7 steps" in capsys.readouterr().out

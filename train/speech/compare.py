@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the encoder with and without its parallel layers, alike: an early-exit Conformer's part in the comparison.
+"""Train the encoder with and without its parallel layers, alike: without, it stands for an early-exit Conformer.
 
     python -m train.speech.compare --whisper WHEEL --out comparison.json --minutes 30 FEATURES.pt ...
 
@@ -23,7 +23,7 @@ from train.speech import train
 from train.speech.evaluate import word_errors
 from train.speech.whisper import load_encoder
 
-NAMES = ("with parallel layers", "without")
+NAMES = ("with", "without")
 
 
 class Learner:
@@ -46,12 +46,12 @@ class Learner:
 
 
 def figures(encoder: Encoder, dev: list) -> dict[str, object]:
-    """Return the number of parameters and the word error rates, %, of each exit on each source."""
-    found: dict[str, object] = {"parameters": sum(p.numel() for p in encoder.parameters())}
+    """Return the number of parameters, and the word error rates, %, of each exit on each source."""
+    wer = {}
     for source in sorted({item[0] for item in dev}):
         errors, count = word_errors(encoder, [item for item in dev if item[0] == source])
-        found[source] = [round(100 * float(e) / count, 2) for e in errors]
-    return found
+        wer[source] = [round(100 * float(e) / count, 2) for e in errors]
+    return {"parameters": sum(p.numel() for p in encoder.parameters()), "wer": wer}
 
 
 def main() -> None:
