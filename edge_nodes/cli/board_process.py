@@ -39,10 +39,10 @@ def _exchange(task: Mapping[str, Any]) -> dict[str, Any]:
         taken: dict[str, list[float]] = {name: [] for name in ALGORITHMS}
         for _ in range(task["rounds"]):
             for link.algorithm in ALGORITHMS:  # in turns, so that all see the same machine
-                link.reduce(values[:1], True)  # all begin together
+                link.reduce(values[:1], "sum")  # all begin together
                 begin = time.perf_counter()
                 for _ in range(CHAIN):  # one after the other: rank 0 may be done with one before the others are
-                    link.reduce(values, True)
+                    link.reduce(values, "sum")
                 taken[link.algorithm].append(1e3 * (time.perf_counter() - begin) / CHAIN)
         chosen = choose(ranks, size, **network)
         rows.append({"bytes": size, "chosen": chosen, **{a: round(min(t), 3) for a, t in taken.items()}})

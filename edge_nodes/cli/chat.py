@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from edge_nodes.errors import EdgeNodesError
-from edge_nodes.language.config import SamplingConfig
+from edge_nodes.language.config import BoardsConfig, SamplingConfig
 from edge_nodes.language.constraint import Constraint
 from edge_nodes.language.conversation import Conversation
 from edge_nodes.language.engine import Generation, load
@@ -35,6 +36,8 @@ def chat(
 ) -> None:
     """Answer lines of standard input until its end; answers go to standard output, all else to standard error.
 
+    Of a directory of shards, RANK's is computed here: rank 0 answers, the others take part until it ends.
+
     Raises:
         EdgeNodesError: the model, the bag or the grammar cannot be used.
     """
@@ -43,7 +46,13 @@ def chat(
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    engine = load(model, threads=threads, context_tokens=context_tokens, progress=say)
+    boards = _boards(Path(model))
+    if boards.enabled and int(os.environ.get("RANK", "0")):
+        from edge_nodes.cli.worker import work
+
+        words: dict[str, Any] = {"master": boards.address, "port": boards.port, "threads": threads}
+        return work(console, Path(model), **words, memory_budget_mb=0, once=True)
+    engine = load(model, threads=threads, context_tokens=context_tokens, boards=boards, progress=say)
     constraint = Constraint.file(grammar) if grammar else None
     seen = None
     if scene is not None:
@@ -55,6 +64,13 @@ def chat(
         engine, system=system, scene=seen, sampling=sampling, max_new_tokens=max_new_tokens, constraint=constraint
     )
     say(f"{engine.name} on {engine.kernel}. {HELP}")
+    try:
+        _converse(talk, say)
+    finally:
+        engine.close()
+
+
+def _converse(talk: Conversation, say: Callable[[str], None]) -> None:
     last: Generation | None = None
     for line in _lines():
         command = line.strip()
@@ -75,6 +91,12 @@ def chat(
                 say(f"error: {error}")
             else:
                 say(_summary(last))
+
+
+def _boards(model: Path) -> BoardsConfig:
+    """Return how this process finds the others, as torchrun says it, if the model is cut into shards."""
+    address, port = os.environ.get("MASTER_ADDR", "0.0.0.0"), int(os.environ.get("MASTER_PORT", "29500"))
+    return BoardsConfig(enabled=(model / "rank-0").is_dir(), address=address, port=port)
 
 
 def stats(talk: Conversation, last: Generation | None) -> dict[str, Any]:

@@ -168,8 +168,16 @@ class GgufFile:
             "rope_dim": int(self.number("rope.dimension_count", head_dim)),
             "bitnet": self.architecture in BITNET,
             "epsilon": float(self.number("attention.layer_norm_rms_epsilon", 1e-5)),
+            "column_unit": self._column_unit(),
             **({"rope_magnitude": magnitude} if magnitude != 1.0 else {}),
         }
+
+    def _column_unit(self) -> int:
+        from edge_nodes.language.blocks.shards import column_unit
+
+        down = (tensor.tensor_type.name for name, tensor in self.tensors.items() if name.endswith("ffn_down.weight"))
+        blocked = not {"TQ1_0", "TQ2_0", "Q6_K"}.isdisjoint(down)
+        return column_unit(int(self.number("feed_forward_length")), blocked=blocked)
 
     def rope_frequencies(self) -> np.ndarray:
         """Return float32 (rope_dim / 2): radians per position of each rotated pair, scaled as the file says."""

@@ -343,13 +343,15 @@ PYBIND11_MODULE(_kernels, m) {
       .def(py::init([](int vocabulary, int width, int hidden, int layers, int heads, int kv_heads, int head_dim,
                        int rope_dim, int context, int slots, int batch, int threads, float epsilon,
                        const std::string& kernel, bool bitnet, const std::string& method, bool dense,
-                       const std::string& cache, int whole_heads, int whole_hidden, float rope_magnitude) {
+                       const std::string& cache, int whole_heads, int whole_hidden, int first_kv_head,
+                       int first_column, int column_unit, float rope_magnitude) {
              ModelConfig c;
              c.vocabulary = vocabulary, c.width = width, c.hidden = hidden, c.layers = layers;
              c.heads = heads, c.kv_heads = kv_heads, c.head_dim = head_dim, c.rope_dim = rope_dim;
              c.context = context, c.slots = slots, c.batch = batch, c.threads = threads, c.epsilon = epsilon;
              c.kernel = kernel, c.bitnet = bitnet, c.method = method, c.dense = dense, c.cache = cache;
              c.whole_heads = whole_heads ? whole_heads : heads, c.whole_hidden = whole_hidden ? whole_hidden : hidden;
+             c.first_kv_head = first_kv_head, c.first_column = first_column, c.column_unit = column_unit;
              c.rope_magnitude = rope_magnitude;
              return std::make_unique<Model>(c);
            }),
@@ -357,7 +359,8 @@ PYBIND11_MODULE(_kernels, m) {
            py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope_dim"), py::arg("context"),
            py::arg("slots") = 1, py::arg("batch"), py::arg("threads"), py::arg("epsilon"), py::arg("kernel") = "auto",
            py::arg("bitnet") = false, py::arg("method") = "auto", py::arg("dense") = false, py::arg("cache") = "f16",
-           py::arg("whole_heads") = 0, py::arg("whole_hidden") = 0, py::arg("rope_magnitude") = 1.0f)
+           py::arg("whole_heads") = 0, py::arg("whole_hidden") = 0, py::arg("first_kv_head") = 0,
+           py::arg("first_column") = 0, py::arg("column_unit") = 0, py::arg("rope_magnitude") = 1.0f)
       .def(
           "set_matrix",
           [](Model& model, const std::string& name, const std::string& type, const Array<uint8_t>& data, int cols,

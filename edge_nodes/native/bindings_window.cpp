@@ -149,6 +149,7 @@ BlockSpans block_spans(const py::dict& block) {
 
 void edge::bind_streamed(py::module_& m, py::class_<Model>& model) {
   m.attr("PACKING") = kPacking;
+  m.def("unit_of", &unit_of, py::arg("columns"), py::arg("least"), "Columns of a unit of a sum over a row.");
   model
       .def_property_readonly("work_bytes", &Model::work_bytes)
       .def_property_readonly("cache", [](const Model& self) { return self.config().cache; })
@@ -182,12 +183,14 @@ void edge::bind_streamed(py::module_& m, py::class_<Model>& model) {
             });
             self.set_reducer([held](float* data, size_t count, Reduce op) {
               const py::gil_scoped_acquire acquire;
+              static constexpr const char* kNames[] = {"sum", "max", "heads", "columns"};
               const py::array_t<float> values({py::ssize_t(count)}, {py::ssize_t(sizeof(float))}, data, py::none());
-              (*held)(values, op == Reduce::sum);
+              (*held)(values, kNames[size_t(op)]);
             });
           },
           py::arg("reduce"),
-          "`reduce(values, add)`: float32 (n,), to become the sum over all boards, or the largest if not `add`.")
+          "`reduce(values, how)`: float32 (n,), to become the `sum` or `max` over all boards; for `heads` and `columns` the "
+          "sums of the roots of this board's part of that tree, the first of which becomes the sum of all.")
       .def(
           "embed",
           [](Model& self, const py::array_t<int32_t, py::array::c_style | py::array::forcecast>& tokens) {

@@ -51,6 +51,29 @@ EDGE_INLINE void prefetch_group(const uint8_t* group, int first) {
   if (Bits == 6) __builtin_prefetch(group + Bits * 128 + kAhead);
 }
 
+// Sums of R registers of rows times T tokens on their way up a SumTree.
+template <int R, int T>
+struct Branches {
+  Vec waiting[kTreeHeight][R][T];
+  int height = 0;
+
+  // After a leaf: adds to its sums f those it completes; `last`: they stay in f, else they wait.
+  inline __attribute__((always_inline)) void leaf(const SumTree& tree, int index, bool last, Vec (&f)[R][T]) {
+    for (int m = tree.merges[size_t(index)]; m; --m) {
+      --height;
+#pragma GCC unroll 32
+      for (int i = 0; i < R * T; ++i) f[i / T][i % T] = waiting[height][i / T][i % T] + f[i / T][i % T];
+    }
+    if (last) return;
+#pragma GCC unroll 32
+    for (int i = 0; i < R * T; ++i) {
+      waiting[height][i / T][i % T] = f[i / T][i % T];
+      f[i / T][i % T] = Vec{};
+    }
+    ++height;
+  }
+};
+
 // --- weights with a scale for each 32 or, at 6 bits, 16 columns ---
 
 struct GroupedTile {
@@ -74,10 +97,12 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
   using P = Product<Bits>;
   constexpr int kParts = Bits == 6 ? 2 : 1, kQuads = 8 / kParts;  // of a group, with scales of their own
   const uint8_t* codes = w.codes;
+  const int unit = x.tree ? x.tree->unit / kGroup : x.groups;
+  Branches<R, T> branches;
   Vec f[R][T];
 #pragma GCC unroll 16
   for (int i = 0; i < R * T; ++i) f[i / T][i % T] = Vec{};
-  for (int g = 0; g < x.groups; ++g, codes += packed_bytes(Bits)) {
+  for (int g = 0, left = unit; g < x.groups; ++g, codes += packed_bytes(Bits)) {
     if (T <= 4) prefetch_group<Bits, R>(codes, first);
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
@@ -116,12 +141,18 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
         }
       }
     }
+    if (x.tree && (!--left || g + 1 == x.groups)) {
+      branches.leaf(*x.tree, g / unit, g + 1 == x.groups, f);
+      left = unit;
+    }
   }
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       float* out = y + size_t(t0 + t) * y_stride + (first + r) * kFloats;
+      for (int root = 0; root < branches.height; ++root, out += x.root_stride)
+        store(out, branches.waiting[root][r][t]);
       store(out, add ? load(out) + f[r][t] : f[r][t]);
     }
 }
@@ -190,6 +221,7 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
   const int8_t* q = (T == 1 ? x.q : x.blocked) + size_t(t0) * x.cols();
   IntVec totals[R][T];
   Vec floats[R][T];
+  Branches<Uniform ? 1 : R, Uniform ? 1 : T> branches;
 #pragma GCC unroll 32
   for (int i = 0; i < R * T; ++i) {
     totals[i / T][i % T] = IntVec{} - x.total[t0 + i % T];
@@ -228,12 +260,18 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
         else
           add_sums(w, x, sum, tile * kTile + (first + r) * kFloats, t0 + t, begin / kStep, floats[r][t]);
       }
+    if constexpr (!Uniform)
+      if (x.tree && (g * kGroup % x.tree->unit == 0 || g == w.groups))
+        branches.leaf(*x.tree, begin * kGroup / x.tree->unit, g == w.groups, floats);
   }
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       float* out = y + size_t(t0 + t) * y_stride + tile * kTile + (first + r) * kFloats;
+      if constexpr (!Uniform)
+        for (int root = 0; root < branches.height; ++root, out += x.root_stride)
+          store(out, branches.waiting[root][r][t] * x.scale[t0 + t]);
       const Vec sum = Uniform ? __builtin_convertvector(totals[r][t], Vec) * w.scale : floats[r][t];
       store(out, fused(sum, splat(x.scale[t0 + t]), add ? load(out) : Vec{}));
     }

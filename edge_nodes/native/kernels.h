@@ -11,6 +11,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "sum_tree.h"
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define EDGE_X86 1
 #else
@@ -147,6 +149,8 @@ struct Activations {
   float* scale = nullptr;       // [t][groups]
   int32_t* sum = nullptr;       // [t][groups][2], sum of q over 16 columns
   float* scaled_sum = nullptr;  // [t][groups], scale * sum over 32
+  const SumTree* tree = nullptr;  // how products are added up over the columns; null: one after the other
+  size_t root_stride = 0;         // floats between the sums of the tree's roots, if it has several
 };
 
 // n tokens of int8 activations for ternary weights: x[t][k] = scale[t] * q[t][k].
@@ -158,6 +162,8 @@ struct TokenActivations {
   float* scale = nullptr;       // [t]
   int32_t* sum = nullptr;       // [t][blocks], sum of q
   int32_t* total = nullptr;     // [t], sum of all q
+  const SumTree* tree = nullptr;  // as of Activations; sums of weights with one scale are exact and need none
+  size_t root_stride = 0;
 
   int cols() const { return groups * kGroup; }
   // Those of the tokens from `token` on; the memory for other arrangements is the same.

@@ -109,6 +109,26 @@ void add_group(const Matrix& w, const uint8_t* codes, const float* scales, const
   }
 }
 
+// Sums of a tile's rows on their way up a SumTree, if there is one.
+struct Branches {
+  explicit Branches(const SumTree* of) : tree(of) {}
+  const SumTree* tree;
+  float waiting[kTreeHeight][kTile];
+  int height = 0;
+
+  // After the columns up to `column`: if a leaf ends there, adds to its sums those it completes, which wait then.
+  void leaf(int column, bool last, float* sum) {
+    if (!tree || !(last || column % tree->unit == 0)) return;
+    for (int m = tree->merges[size_t((column - 1) / tree->unit)]; m; --m) {
+      --height;
+      for (int r = 0; r < kTile; ++r) sum[r] = waiting[height][r] + sum[r];
+    }
+    if (last) return;
+    std::copy_n(sum, kTile, waiting[height++]);
+    std::fill_n(sum, kTile, 0.0f);
+  }
+};
+
 void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride, bool add,
               uint8_t* scratch) {
   for (int tile = begin; tile < end; ++tile) {
@@ -124,13 +144,17 @@ void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, 
     if (w.has_min) widen(w.mins.data() + size_t(tile) * rows, rows, mins);
     for (int t = 0; t < n; ++t) {
       float sum[kTile] = {};
+      Branches branches(x.tree);
       for (int g = 0; g < w.groups; ++g) {
         const size_t at = size_t(t) * w.groups + g;
         add_group(w, codes + g * 1024, scales + g * kTile * (w.bits == 6 ? 2 : 1), x, at, sum);
         if (w.has_min)
           for (int r = 0; r < kTile; ++r) sum[r] = multiply_add(mins[g * kTile + r], x.scaled_sum[at], sum[r]);
+        branches.leaf((g + 1) * kGroup, g + 1 == w.groups, sum);
       }
       float* out = y + size_t(t) * y_stride + tile * kTile;
+      for (int root = 0; root < branches.height; ++root, out += x.root_stride)
+        std::copy_n(branches.waiting[root], kTile, out);
       for (int r = 0; r < kTile; ++r) out[r] = add ? out[r] + sum[r] : sum[r];
     }
   }
@@ -158,6 +182,7 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
     (w.dense ? unpack_dense : unpack_ternary)(w.tile_codes(tile), w.groups, scratch);
     for (int t = 0; t < n; ++t) {
       float sum[kTile] = {};
+      Branches branches(uniform ? nullptr : x.tree);
       for (int b = 0, g = 0; g < w.groups; ++b) {
         int32_t acc[kTile];
         for (int r = 0; r < kTile; ++r) acc[r] = uniform ? -x.total[t] : -x.sum[size_t(t) * x.blocks + b];
@@ -168,8 +193,11 @@ void ternary_dot(const Matrix& w, int begin, int end, const TokenActivations& x,
               uniform ? w.scale : half_to_float(w.scales[(size_t(tile) * x.blocks + b) * kTile + r]);
           sum[r] = multiply_add(float(acc[r]), scale, sum[r]);
         }
+        branches.leaf(g * kGroup, g == w.groups, sum);
       }
       float* out = y + size_t(t) * y_stride + tile * kTile;
+      for (int root = 0; root < branches.height; ++root, out += x.root_stride)
+        for (int r = 0; r < kTile; ++r) out[r] = branches.waiting[root][r] * x.scale[t];
       for (int r = 0; r < kTile; ++r) out[r] = multiply_add(sum[r], x.scale[t], add ? out[r] : 0.0f);
     }
   }

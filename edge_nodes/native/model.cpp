@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <stdexcept>
+#include <utility>
 
 namespace edge {
 
@@ -34,6 +34,19 @@ void rotate_halves(float* head, const float* cos, const float* sin, int pairs) {
     head[i] = a * cos[i] - b * sin[i];
     head[pairs + i] = a * sin[i] + b * cos[i];
   }
+}
+
+// Sum of squares of a unit of columns, in 16 lanes whatever the processor has.
+float squares(const float* x, int n) {
+  constexpr int kSums = 16;
+  float sums[kSums] = {};
+  int i = 0;
+  for (; i + kSums <= n; i += kSums)
+    for (int j = 0; j < kSums; ++j) sums[j] += x[i + j] * x[i + j];
+  for (int j = 0; i < n; ++i, ++j) sums[j] += x[i] * x[i];
+  for (int step = kSums / 2; step; step /= 2)
+    for (int j = 0; j < step; ++j) sums[j] += sums[j + step];
+  return sums[0];
 }
 
 void squared_relu(const float* gate, const float* up, int n, float* y) {
@@ -67,6 +80,7 @@ Model::Model(const ModelConfig& config)
     if (c.bitnet) blocks_[i].sub_norm.resize_zero(size_t(i % 2 ? hidden_ : query_));
   }
   output_norm_.resize_zero(size_t(width_));
+  set_columns();
   const CacheShape shape{c.slots, c.layers, c.kv_heads, c.head_dim, c.heads / c.kv_heads, c.context};
   cache_ = make_cache(c.cache, shape, kernels_);
   const size_t batch = size_t(c.batch);
@@ -87,6 +101,27 @@ Model::Model(const ModelConfig& config)
   scratch_size_ = size_t(widest / kGroup) * kScratch;
   scratch_.resize(scratch_size_ * pool_.threads());
   scores_.resize(cache_->score_floats() * pool_.threads());
+}
+
+// Sums over the heads are made a group of them at a time, those over hidden columns a unit of these.
+void Model::set_columns() {
+  const ModelConfig& c = config_;
+  const int per_group = c.heads / c.kv_heads, whole_heads = c.whole_heads ? c.whole_heads : c.heads;
+  const int whole = c.whole_hidden ? c.whole_hidden : c.hidden, last_column = c.first_column + c.hidden;
+  const int unit = c.column_unit ? c.column_unit : unit_of(whole, kGroup);
+  const auto units = [&](int columns) { return (columns + unit - 1) / unit; };
+  require(whole_heads % per_group == 0 && c.first_kv_head >= 0 &&
+              (c.first_kv_head + c.kv_heads) * per_group <= whole_heads,
+          "the heads of a share must be whole groups of the model's");
+  require(unit > 0 && unit % kGroup == 0 && c.first_column >= 0 && c.first_column % unit == 0 && last_column <= whole &&
+              (last_column % unit == 0 || last_column == whole),
+          "the hidden columns of a share must be whole units of the model's");
+  head_columns_ = {query_, whole_heads * c.head_dim,
+                   SumTree(per_group * c.head_dim, whole_heads / per_group, c.first_kv_head,
+                           c.first_kv_head + c.kv_heads),
+                   Reduce::heads};
+  hidden_columns_ = {c.hidden, whole, SumTree(unit, units(whole), c.first_column / unit, units(last_column)),
+                     Reduce::columns};
 }
 
 Matrix* Model::find_matrix(const std::string& name, int* rows, int* cols) {
@@ -289,28 +324,31 @@ void Model::multiply(std::initializer_list<Product> products, const Inputs& x, i
     multiply_grouped(pool_, kernels_, grouped, others, x.groups, n, add, scratch_.data(), scratch_size_);
 }
 
-void Model::finish_inputs(float* rows, int cols, int whole, const Buffer<float>& sub_norm, Inputs& a, int n) {
-  const int padded = round_up(cols, kGroup);
-  if (reducer_ && config_.bitnet) share_norm(rows, cols, whole, sub_norm, n);
+void Model::finish_inputs(float* rows, const Columns& columns, const Buffer<float>& sub_norm, Inputs& a, int n) {
+  const int padded = round_up(columns.own, kGroup);
+  if (config_.bitnet) normalise_parts(rows, columns, sub_norm, n);
   if (reducer_ && a.ternary) return share_scale(rows, padded, a, n);
-  each_token(n, [&](int t) {
-    float* row = rows + size_t(t) * padded;
-    if (config_.bitnet && !reducer_) kernels_.rms_norm(row, sub_norm.data(), cols, padded, config_.epsilon, row);
-    quantise_row(row, a, t);
-  });
+  each_token(n, [&](int t) { quantise_row(rows + size_t(t) * padded, a, t); });
 }
 
-void Model::share_norm(float* rows, int cols, int whole, const Buffer<float>& sub_norm, int n) {
-  const int padded = round_up(cols, kGroup);
-  for (int t = 0; t < n; ++t) {
-    const float* row = rows + size_t(t) * padded;
-    shared_[size_t(t)] = std::inner_product(row, row + cols, row, 0.0f);
-  }
-  reducer_(shared_.data(), size_t(n), Reduce::sum);
+// As Kernels::rms_norm of the whole row, whose squares are added up by the tree.
+void Model::normalise_parts(float* rows, const Columns& columns, const Buffer<float>& sub_norm, int n) {
+  const int padded = round_up(columns.own, kGroup), unit = columns.tree.unit;
+  each_token(n, [&](int t) {
+    float waiting[kTreeHeight];
+    int height = 0;
+    for (int begin = 0, leaf = 0; begin < columns.own; begin += unit, ++leaf) {
+      float sum = squares(rows + size_t(t) * padded + begin, std::min(unit, columns.own - begin));
+      for (int m = columns.tree.merges[size_t(leaf)]; m; --m) sum = waiting[--height] + sum;
+      waiting[height++] = sum;
+    }
+    for (int root = 0; root < height; ++root) shared_[size_t(root) * n + t] = waiting[root];
+  });
+  if (reducer_) reducer_(shared_.data(), size_t(n) * size_t(columns.tree.roots), columns.reduce);
   each_token(n, [&](int t) {
     float* row = rows + size_t(t) * padded;
-    const float r = 1.0f / std::sqrt(shared_[size_t(t)] / float(whole) + config_.epsilon);
-    for (int i = 0; i < padded; ++i) row[i] *= r * sub_norm[size_t(i)];
+    const float r = 1.0f / std::sqrt(shared_[size_t(t)] / float(columns.whole) + config_.epsilon);
+    for (int i = 0; i < padded; ++i) row[i] = row[i] * r * sub_norm[size_t(i)];
   });
 }
 
@@ -339,13 +377,33 @@ void Model::share_scale(const float* rows, int cols, Inputs& a, int n) {
   });
 }
 
-void Model::add_product(const Matrix& out, const Inputs& a, int n) {
-  multiply({{&out, reducer_ ? partial_.data() : x_.data()}}, a, n, !reducer_);
+void Model::add_product(const Matrix& out, const Columns& columns, Inputs& a, int n) {
+  const bool exact = out.ternary() && !out.scales.size();  // sums of integers, in any order
+  const bool by_tree = !exact && (!out.ternary() || columns.tree.unit % kTernaryBlock == 0);
+  if (by_tree) {
+    a.groups.tree = a.tokens.tree = &columns.tree;
+    a.groups.root_stride = a.tokens.root_stride = size_t(n) * width_;
+  }
+  if (!reducer_) return multiply({{&out, x_.data()}}, a, n, true);
+  share_ = {by_tree ? columns.reduce : Reduce::sum, by_tree ? columns.tree.roots : 1, nullptr, 1.0f};
+  if (!out.ternary()) return multiply({{&out, partial_.data()}}, a, n, false);
+  Matrix plain = out.view();  // without what the sums are multiplied with: it is the same on all boards
+  const float scale = std::exchange(plain.scale, 1.0f);
+  if (exact) share_.scale = scale;
+  share_.token_scale = std::exchange(a.tokens.scale, ones_.data());
+  multiply({{&plain, partial_.data()}}, a, n, false);
 }
 
 void Model::add_shares(int n) {
-  reducer_(partial_.data(), size_t(n) * width_, Reduce::sum);
-  for (size_t i = 0; i < size_t(n) * width_; ++i) x_[i] += partial_[i];
+  reducer_(partial_.data(), size_t(n) * width_ * size_t(share_.roots), share_.reduce);
+  each_token(n, [&](int t) {
+    float* x = x_.data() + size_t(t) * width_;
+    const float* sums = partial_.data() + size_t(t) * width_;
+    if (const float* scale = share_.token_scale)
+      for (int i = 0; i < width_; ++i) x[i] = std::fma(sums[i] * share_.scale, scale[t], x[i]);
+    else
+      for (int i = 0; i < width_; ++i) x[i] += sums[i];
+  });
 }
 
 void Model::rotate(int token, int position) {
@@ -412,8 +470,8 @@ void Model::attention(const Block& block, int layer, int n, const std::vector<Se
   write_cache(layer, segments);
   attend(layer, segments);
   a = inputs(query_, {&block.out});
-  finish_inputs(mixed_.data(), query_, config_.whole_heads * config_.head_dim, block.sub_norm, a, n);
-  add_product(block.out, a, n);
+  finish_inputs(mixed_.data(), head_columns_, block.sub_norm, a, n);
+  add_product(block.out, head_columns_, a, n);
 }
 
 void Model::feed_forward(const Block& block, int n) {
@@ -435,8 +493,8 @@ void Model::feed_forward(const Block& block, int n) {
     else
       kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active);
   });
-  finish_inputs(active_.data(), config_.hidden, config_.whole_hidden, block.sub_norm, a, n);
-  add_product(block.out, a, n);
+  finish_inputs(active_.data(), hidden_columns_, block.sub_norm, a, n);
+  add_product(block.out, hidden_columns_, a, n);
 }
 
 void Model::head_logits(const std::vector<int>& rows, float* logits) {
@@ -534,9 +592,13 @@ void Model::place(const std::vector<Segment>& segments) {
 // A block is released before the other boards are waited for: meanwhile the next one is read.
 void Model::run_layers(int n, const std::vector<Segment>& segments) {
   place(segments);
+  const size_t batch = size_t(config_.batch);
+  const size_t roots = size_t(std::max(head_columns_.tree.roots, hidden_columns_.tree.roots));
+  if ((reducer_ || config_.bitnet) && !shared_.size()) shared_.resize_zero(batch * roots);
   if (reducer_ && !partial_.size()) {
-    partial_.resize_zero(size_t(config_.batch) * width_);
-    shared_.resize_zero(size_t(config_.batch));
+    partial_.resize_zero(batch * width_ * roots);
+    ones_.resize(batch);
+    std::fill_n(ones_.data(), batch, 1.0f);
   }
   BlockSource& source = source_ ? *source_ : blocks_;
   for (int i = 0; i < 2 * config_.layers; ++i) {

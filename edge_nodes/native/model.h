@@ -30,6 +30,8 @@ struct ModelConfig {
   bool dense = false;           // TQ1_0 weights stay at 1.60 bits
   std::string cache = "f16";    // type of the key/value cache
   int whole_heads = 0, whole_hidden = 0;  // of the model that this one has a share of; 0: it is the whole
+  int first_kv_head = 0, first_column = 0;  // where the share begins
+  int column_unit = 0;  // feed-forward columns that are never cut; 0: chosen by `unit_of`
 };
 
 // Consecutive tokens of one sequence.
@@ -37,8 +39,9 @@ struct Segment {
   int slot, first, count;  // positions first .. first + count - 1
 };
 
-// Combines `count` floats with those of the other boards that share the model; blocks until done, may throw.
-enum class Reduce { sum, max };
+// Combines `count` floats with those of the other boards that share the model; blocks until done, may throw. For `heads`
+// and `columns` they are the sums of each root of this board's part of that tree, and the result is where the first are.
+enum class Reduce { sum, max, heads, columns };
 using Reducer = std::function<void(float* data, size_t count, Reduce op)>;
 
 class Model {
@@ -109,6 +112,7 @@ class Model {
   Matrix* find_matrix(const std::string& name, int* rows, int* cols);
   Matrix* checked_matrix(const std::string& name, bool ternary, int rows, int cols);
   void use_ternary();
+  void set_columns();
   Buffer<float>* find_vector(const std::string& name, int* size);
   const Matrix& head() const { return output_.rows ? output_ : embedding_; }
 
@@ -125,12 +129,18 @@ class Model {
   void rotate(int token, int position);
   void write_cache(int layer, const std::vector<Segment>& segments);
   void attend(int layer, const std::vector<Segment>& segments);
+  // The columns of an output projection: those that this board has, and how sums over all are made.
+  struct Columns {
+    int own, whole;
+    SumTree tree;
+    Reduce reduce;
+  };
   // Normalises (BitNet) and quantises the inputs of an output projection; other boards may have more columns of it.
-  void finish_inputs(float* rows, int cols, int whole, const Buffer<float>& sub_norm, Inputs& a, int n);
-  void share_norm(float* rows, int cols, int whole, const Buffer<float>& sub_norm, int n);
+  void finish_inputs(float* rows, const Columns& columns, const Buffer<float>& sub_norm, Inputs& a, int n);
+  void normalise_parts(float* rows, const Columns& columns, const Buffer<float>& sub_norm, int n);
   void share_scale(const float* rows, int cols, Inputs& a, int n);
   // x += out * inputs, which `a` holds for n tokens; with a reducer only this board's share of it, into partial_.
-  void add_product(const Matrix& out, const Inputs& a, int n);
+  void add_product(const Matrix& out, const Columns& columns, Inputs& a, int n);
   void add_shares(int n);
   Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
   void quantise_row(const float* x, Inputs& a, int token);
@@ -152,7 +162,15 @@ class Model {
   Buffer<float> cos_, sin_;  // [position][rope_dim / 2]
   std::unique_ptr<Cache> cache_;
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
-  Buffer<float> partial_, shared_;  // only with a reducer: this board's share of a block's result, a number a token
+  Columns head_columns_, hidden_columns_;
+  // Only with a reducer: this board's share of a block's result, numbers of the tokens, and ones.
+  Buffer<float> partial_, shared_, ones_;
+  struct Share {
+    Reduce reduce;
+    int roots;
+    const float* token_scale;  // ternary: what is left to multiply with; else null
+    float scale;
+  } share_{};
   std::vector<int> positions_;         // of each token of the step
   std::vector<size_t> segment_rows_;   // first token of each segment
   std::vector<Query> queries_;

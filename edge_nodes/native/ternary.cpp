@@ -35,9 +35,11 @@ TokenActivations TernaryWork::activations(int cols) {
 }
 
 // Of n tokens, those that are multiplied by tables: whole sets of 32, and what is left if it is enough.
-int TernaryWork::table_tokens(const Kernels& kernels, const Product* products, int count, int n) const {
+int TernaryWork::table_tokens(const Kernels& kernels, const Product* products, int count, const TokenActivations& x,
+                              int n) const {
   constexpr int kFewTokens = 8;  // with fewer, most of a row of a table is not used
   if (!kernels.ternary_lut || method_ == Method::dot) return 0;
+  if (x.tree && products->matrix->scales.size()) return 0;  // tables add up one block after the other
   int from = method_ == Method::lut ? kFewTokens : kernels.lut_from;
   const Product* largest = std::max_element(
       products, products + count, [](const Product& a, const Product& b) { return a.matrix->rows < b.matrix->rows; });
@@ -86,7 +88,7 @@ void TernaryWork::dot(Pool& pool, const Kernels& kernels, const Product* product
 
 void TernaryWork::multiply(Pool& pool, const Kernels& kernels, const Product* products, int count,
                            const TokenActivations& x, int n, bool add) {
-  const int tables = table_tokens(kernels, products, count, n);
+  const int tables = table_tokens(kernels, products, count, x, n);
   if (tables) look_up(pool, kernels, products, count, x, tables, add);
   if (tables < n) dot(pool, kernels, products, count, x, tables, n, add);
 }

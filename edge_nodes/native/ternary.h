@@ -32,7 +32,7 @@ class TernaryWork {
   size_t bytes() const;
 
  private:
-  int table_tokens(const Kernels& kernels, const Product* products, int count, int n) const;
+  int table_tokens(const Kernels& kernels, const Product* products, int count, const TokenActivations& x, int n) const;
   void look_up(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& x,
                int n, bool add);
   void dot(Pool& pool, const Kernels& kernels, const Product* products, int count, const TokenActivations& all,

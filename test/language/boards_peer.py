@@ -19,9 +19,9 @@ def reduce_some(rank, ranks, port, algorithms, out):
     for link.algorithm in algorithms:
         found[link.algorithm] = [values(rank, size) for size in SIZES for _ in (True, False)]
         for i, array in enumerate(found[link.algorithm]):
-            link.reduce(array, i % 2 == 0)
+            link.reduce(array, "max" if i % 2 else "sum")
     out.put((rank, found))
-    link.reduce(np.zeros(1, np.float32), True)  # nobody leaves before all are done
+    link.reduce(np.zeros(1, np.float32), "sum")  # nobody leaves before all are done
     link.close()
 
 

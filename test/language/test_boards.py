@@ -112,6 +112,21 @@ def test_two_boards(shards, port, workers):
     engine.close()
 
 
+def test_torchrun_starts_a_chat_on_all_boards(shards):
+    source, folder = shards
+    environment = {k: v for k, v in os.environ.items() if k != "RANK"}
+    chat = ["-m", "edge_nodes.cli", "chat", "--context-tokens", "128", "--max-new-tokens", "8", "--threads", "1"]
+    said = []
+    for start, model in (((), source), (("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"), folder)):
+        words = [sys.executable, *start, *chat, "--model", str(model)]
+        run = subprocess.run(words, input=b"hello\n/stats\n", capture_output=True, timeout=240, env=environment)
+        assert run.returncode == 0, run.stderr.decode()
+        said.append(run.stdout)
+        assert b"8 tokens" in run.stderr
+    assert said[0] == said[1]
+    assert b"rank 1 of 2: latency" in run.stderr + run.stdout
+
+
 def _has_run(array, run):
     flat = array.reshape(-1).tolist()
     return any(flat[i : i + len(run)] == run for i in range(len(flat)))

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_gguf
+import test_bitnet
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bitnet import write_bitnet
 
 from edge_nodes.language import LanguageError, load
 from edge_nodes.language.blocks.convert import convert
 from edge_nodes.language.blocks.directory import BlockDirectory
-from edge_nodes.language.blocks.shards import balanced_shares, cut_cols, split_units
+from edge_nodes.language.blocks.shards import balanced_shares, cut_cols, split_units, trees
 from edge_nodes.language.blocks.streaming import stream
+from edge_nodes.language.blocks.sum_tree import SumTree
 from edge_nodes.paging.files import views
 
 TOKENS = np.random.default_rng(2).integers(3, 260, 20).astype(np.int32)
@@ -78,40 +79,50 @@ def test_boards_that_are_too_small_together_are_refused():
 def four_groups(monkeypatch):
     for name, value in {"HEADS": 8, "KV_HEADS": 4, "WIDTH": 96, "HIDDEN": 160}.items():
         monkeypatch.setattr(small_gguf, name, value)
+    monkeypatch.setattr(test_bitnet, "KV_HEADS", 4)
+
+
+@pytest.fixture
+def blocked(form, monkeypatch):
+    if form == "blocked":  # 256 columns share a scale: a group of heads has as many
+        for name, value in {"HEADS": 32, "WIDTH": 256, "HIDDEN": 1280}.items():
+            monkeypatch.setattr(small_gguf, name, value)
 
 
 def write(path, form):
     if form == "bitnet":
-        write_bitnet(path, "I2_S")
+        test_bitnet.write_bitnet(path, "I2_S")
     else:
-        small_gguf.write_gguf(path, kinds={"default": "Q4_1"} if form == "q4_1" else None, tied=form != "untied")
+        kinds = {"q4_1": {"default": "Q4_1"}, "blocked": {"default": "TQ2_0", "token_embd": "Q8_0"}}.get(form)
+        small_gguf.write_gguf(path, kinds=kinds, tied=form != "untied")
     return path
 
 
 class Sum:
-    """Adds up the values of all ranks, in rank order."""
+    """Adds up what all ranks have, each sum by its tree."""
 
-    def __init__(self, ranks):
-        self._values, self._barrier = [None] * ranks, threading.Barrier(ranks, timeout=30)
+    def __init__(self, shards):
+        self._trees = trees(shards[0]) | {"sum": SumTree((1,) * len(shards))}
+        self._values, self._barrier = [None] * len(shards), threading.Barrier(len(shards), timeout=30)
 
-    def __call__(self, rank, values, add):
-        self._values[rank] = values.copy()
+    def __call__(self, rank, values, how):
+        tree = self._trees.get(how)
+        self._values[rank] = values.reshape(len(tree.roots[rank]) if tree else 1, -1).copy()
         self._barrier.wait()
-        values[:] = self._values[0]
-        for other in self._values[1:]:
-            (np.add if add else np.maximum)(values, other, out=values)
+        total = tree.total(self._values) if tree else np.maximum.reduce(self._values)[0]
+        values[: len(total)] = total
         self._barrier.wait()
 
 
-def together(folders, steps):
+def together(folders, steps, **options):
     """Logits of rank 0, with the other ranks in threads."""
     from edge_nodes.native import _kernels
 
     directories = [BlockDirectory(folder) for folder in folders]
-    models = [stream(d, _kernels.Model(**d.sizes, **BUILT)) for d in directories]
-    exchange, found = Sum(len(folders)), []
+    models = [stream(d, _kernels.Model(**d.sizes, **BUILT, **options)) for d in directories]
+    exchange, found = Sum([d.index["shard"] for d in directories]), []
     for rank, model in enumerate(models):
-        model.set_reducer(lambda values, add, rank=rank: exchange(rank, values, add))
+        model.set_reducer(lambda values, how, rank=rank: exchange(rank, values, how))
     for first, tokens in steps:
         states = models[0].embed(tokens)
         segments = [(0, first, len(tokens))]
@@ -127,28 +138,45 @@ def together(folders, steps):
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize(
-    ("form", "shares"),
-    [
-        ("q8", (1, 1)),
-        ("q8", (2, 1, 1)),
-        ("q4_1", (1, 1, 1, 1)),
-        ("untied", (3, 1)),
-        ("bitnet", (1, 1)),
-    ],
-)
-@pytest.mark.usefixtures("make_model", "four_groups")
-def test_shards_together_are_the_whole(tmp_path, form, shares):
+@pytest.mark.parametrize("shares", [(1, 1), (3, 1), (2, 1, 1), (1, 2, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("form", ["q8", "q4_1", "untied", "bitnet", "blocked"])
+@pytest.mark.usefixtures("make_model", "four_groups", "blocked")
+def test_shards_together_are_the_whole_bit_for_bit(tmp_path, form, shares):
     source = write(tmp_path / "model.gguf", form)
     folders = convert(source, tmp_path / "shards", shares=shares)
     steps = [(0, TOKENS[:16]), *((i, TOKENS[i : i + 1]) for i in range(16, 20))]
     whole = load(source, context_tokens=32)
     expected = np.concatenate([whole.model.forward(tokens, first, all=True) for first, tokens in steps])
-    got = together(folders, steps)
-    # Sums in another order turn some roundings of the 8-bit inputs.
-    assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
-    np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
-    np.testing.assert_array_equal(together(folders, steps), got)
+    np.testing.assert_array_equal(together(folders, steps), expected)
+
+
+@pytest.mark.parametrize("form", ["q4_1", "blocked"])
+@pytest.mark.usefixtures("make_model", "four_groups", "blocked")
+def test_all_kernels_add_up_by_the_same_tree(tmp_path, form):
+    from edge_nodes.native import _kernels
+
+    source, steps = write(tmp_path / "model.gguf", form), [(0, TOKENS[:16]), (16, TOKENS[16:17])]
+    folders = convert(source, tmp_path / "shards", shares=(1, 2, 1))
+    for kernel in _kernels.supported_kernels():
+        whole = load(source, context_tokens=32, kernel=kernel).model
+        expected = np.concatenate([whole.forward(tokens, first, all=True) for first, tokens in steps])
+        np.testing.assert_array_equal(together(folders, steps, kernel=kernel), expected, kernel)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 99))
+def test_any_cut_of_a_sum_gives_the_same_bits(units, seed):
+    total = sum(units)
+    values = np.random.default_rng(seed).normal(0, 1, (total, 3)).astype(np.float32)
+    whole = SumTree((total,))
+
+    def pairwise(begin, end):  # the order by itself
+        middle = begin + (end - begin + 1) // 2
+        return values[begin] if end - begin == 1 else pairwise(begin, middle) + pairwise(middle, end)
+
+    parts = [np.array([pairwise(*node) for node in nodes]) for nodes in SumTree(tuple(units)).roots]
+    np.testing.assert_array_equal(SumTree(tuple(units)).total(parts), pairwise(0, total))
+    assert whole.roots == (((0, total),),)
+    assert SumTree(tuple(units)).most_roots <= 2 * total.bit_length()
 
 
 @pytest.mark.usefixtures("make_model", "four_groups")

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_nodes import models
 from edge_nodes.language.blocks import directory as blocks
-from edge_nodes.language.blocks.shards import TILE, Shares, cut_block, cut_rows, unit_columns
+from edge_nodes.language.blocks.shards import TILE, Shares, cut_block, cut_rows
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.gguf_file import GgufFile
 from edge_nodes.paging.files import ARRAYS, Tensors, views, write_block, write_json
@@ -53,7 +53,7 @@ def convert(
     if out.exists():
         raise LanguageError("the directory exists already", got=out, remedy="Name another one, or remove it.")
     opened = _Directory(source) if blocks.is_block_directory(source) else _Gguf(source, dense and not shares, progress)
-    split = Shares.of(shares, opened.sizes, multiple=opened.multiple) if shares else None
+    split = Shares.of(shares, opened.sizes) if shares else None
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
@@ -110,9 +110,6 @@ class _Gguf:
             "licence": str(found.manifest.get("licence", "")),
             "tied": self.tied,
         }
-        first = self._file.tensors.get("blk.0.ffn_gate.weight")
-        blocked = first is not None and first.tensor_type.name in ("TQ1_0", "TQ2_0", "Q6_K")
-        self.multiple = 256 if blocked else TILE
 
     def all_blocks(self) -> Iterator[tuple[str, Tensors]]:
         """Yield name and contents of every block, made when it is asked for."""
@@ -190,9 +187,10 @@ class _Directory:
         if self._directory.index.get("shard"):
             raise LanguageError("a shard cannot be cut again", got=source, expected="the directory of a whole model")
         self.sizes, self.metadata = self._directory.sizes, self._directory.metadata
+        if "column_unit" not in self.sizes:
+            raise self._directory.bad("blocks of an earlier version cannot be cut")
         self.index = {k: self._directory.index[k] for k in ("name", "source", "licence", "tied")}
         self.tied = bool(self.index["tied"])
-        self.multiple = unit_columns(views(self._directory.files["blk.0.ffn"].path)["ffn_down"])
 
     def all_blocks(self) -> Iterator[tuple[str, Tensors]]:
         """Yield name and contents of every block, after a look at its hash."""

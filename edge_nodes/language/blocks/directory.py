@@ -44,6 +44,8 @@ class BlockDirectory:
             raise self.bad("blocks of another version", version, str(VERSION))
         if (packing := self.index["packing"]) != (known := _packing()):
             raise self.bad("blocks packed for another version of the kernels", packing, str(known))
+        if "unit" not in (self.index.get("shard") or {"unit": 0}):
+            raise self.bad("a shard of an earlier version")
         self.files = {
             f["name"]: BlockFile(f["name"], self.folder / f["file"], int(f["bytes"]), str(f["sha256"]))
             for f in self.index["files"]

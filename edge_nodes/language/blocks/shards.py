@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_nodes.errors import State
+from edge_nodes.language.blocks.sum_tree import SumTree
 from edge_nodes.language.errors import LanguageError
 
 TILE, GROUP, SCALE_BLOCK = 32, 32, 256
@@ -95,37 +96,62 @@ class Shares:
     Attributes:
         kv_heads: key/value heads of each rank; the query heads of a group go with them.
         hidden: columns of the feed-forward part of each rank.
+        unit: columns of the feed-forward part that are never cut.
     """
 
     kv_heads: tuple[int, ...]
     hidden: tuple[int, ...]
+    unit: int
 
     @classmethod
-    def of(cls, shares: Sequence[float], sizes: Mapping[str, Any], *, multiple: int) -> Shares:
+    def of(cls, shares: Sequence[float], sizes: Mapping[str, Any]) -> Shares:
         """Return the split of a model.
 
         Args:
             shares: share of the work of each rank, of any sum.
-            sizes: the whole model's sizes.
-            multiple: columns that must stay together (`unit_columns`).
+            sizes: the whole model's sizes, `column_unit` among them.
 
         Raises:
             LanguageError: BAD_INPUT, more boards than groups of heads, or a share that is not positive.
         """
-        heads = split_units(int(sizes["kv_heads"]), shares)
-        return cls(tuple(heads), tuple(split_units(int(sizes["hidden"]), shares, multiple=multiple)))
+        heads, unit = split_units(int(sizes["kv_heads"]), shares), int(sizes["column_unit"])
+        units = split_units(-(-int(sizes["hidden"]) // unit), shares)
+        columns = [n * unit for n in units]
+        columns[-1] += int(sizes["hidden"]) - sum(columns)
+        return cls(tuple(heads), tuple(columns), unit)
 
     def sizes(self, rank: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the native model's sizes for a rank."""
         per_kv = int(sizes["heads"]) // int(sizes["kv_heads"])
         share = {"kv_heads": self.kv_heads[rank], "heads": self.kv_heads[rank] * per_kv, "hidden": self.hidden[rank]}
-        return {**sizes, **share, "whole_heads": sizes["heads"], "whole_hidden": sizes["hidden"]}
+        whole = {"whole_heads": sizes["heads"], "whole_hidden": sizes["hidden"], "column_unit": self.unit}
+        first = {"first_kv_head": sum(self.kv_heads[:rank]), "first_column": sum(self.hidden[:rank])}
+        return {**sizes, **share, **whole, **first}
 
     def describe(self, rank: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Return what an index says of a shard; `table` is the same for all shards that fit together."""
         table = {"kv_heads": list(self.kv_heads), "hidden": list(self.hidden), "heads": sizes["heads"]}
+        table["unit"] = self.unit
         digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
         return {"rank": rank, "ranks": len(self.kv_heads), **table, "table": digest}
+
+
+def trees(shard: Mapping[str, Any]) -> dict[str, SumTree]:
+    """Return how sums over heads and feed-forward columns are made, of what an index says of a shard."""
+    columns = [-(-n // shard["unit"]) for n in shard["hidden"]]
+    return {"heads": SumTree(tuple(shard["kv_heads"])), "columns": SumTree(tuple(columns))}
+
+
+def column_unit(hidden: int, *, blocked: bool) -> int:
+    """Return the feed-forward columns of a model that are never cut, so that each sum over them is one of whole units.
+
+    Args:
+        hidden: columns.
+        blocked: whether 256 columns of a weight share a scale.
+    """
+    from edge_nodes.native import _kernels
+
+    return int(_kernels.unit_of(hidden, SCALE_BLOCK if blocked else TILE))
 
 
 def unit_columns(parts: Mapping[str, Any]) -> int:

@@ -38,7 +38,7 @@ def allreduce_s(algorithm: str, boards: int, size: int, *, latency_s: float, byt
 def choose(boards: int, size: int, *, latency_s: float, bytes_per_s: float) -> str:
     """Return the fastest algorithm for a message; of equal ones the first of `ALGORITHMS`.
 
-    A ring is never faster than `split`, thus the sums of what is chosen are always in rank order.
+    A ring is never faster than `split`, thus the sums of what is chosen are always those of one process.
     """
     return min(ALGORITHMS, key=lambda a: allreduce_s(a, boards, size, latency_s=latency_s, bytes_per_s=bytes_per_s))
 

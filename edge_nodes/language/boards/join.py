@@ -19,10 +19,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from edge_nodes import __version__
 from edge_nodes.language.blocks.directory import BlockDirectory
+from edge_nodes.language.blocks.shards import trees
 from edge_nodes.language.boards.link import BoardError, Link
 from edge_nodes.language.errors import LanguageError
 
-PROTOCOL = 1
+PROTOCOL = 2
 _NEVER_S = 10.0  # of a wait that is begun again
 _READ_S = 5.0  # for a refused board to read why
 
@@ -66,7 +67,7 @@ class Master:
     """
 
     def __init__(self, store: Any, directory: BlockDirectory, settings: Mapping[str, Any], **options: Any) -> None:
-        self._store, self._settings, self._options = store, dict(settings), options
+        self._store, self._directory, self._settings, self._options = store, directory, dict(settings), options
         self._hello, self._ranks = hello(directory), int(directory.index["shard"]["ranks"])
         self.generation = int(store.add("generation", 0))
         self._open()
@@ -110,7 +111,7 @@ class Master:
             self.renew()
             rank, why = next(iter(refused.items()))
             raise LanguageError(f"board of rank {rank} is refused", got=why, remedy="Convert and copy its shard again.")
-        return make_link(self._store, generation, 0, self._ranks, self._options)
+        return make_link(self._store, generation, self._directory, self._options)
 
     def renew(self) -> None:
         """End this generation."""
@@ -127,13 +128,15 @@ class Master:
         return ""
 
 
-def make_link(store: Any, generation: int, rank: int, ranks: int, options: Mapping[str, Any]) -> Link:
-    """Return the group of a generation, when all its boards call this.
+def make_link(store: Any, generation: int, directory: BlockDirectory, options: Mapping[str, Any]) -> Link:
+    """Return the group of a generation, when all its boards call this with their shards.
 
     Raises:
         BoardError: it could not be made.
     """
-    return Link(PrefixStore(f"group/{generation}", store), rank, ranks, **options)
+    shard = directory.index["shard"]
+    prefixed = PrefixStore(f"group/{generation}", store)
+    return Link(prefixed, int(shard["rank"]), int(shard["ranks"]), trees=trees(shard), **options)
 
 
 def await_verdict(

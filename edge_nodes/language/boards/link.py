@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boards that share a model, joined by torch.distributed (gloo; NCCL where every board has a GPU): exchange of sums.
 
-Star and direct exchange after TPI-LLM (arXiv 2410.00531, section 3); partial sums are added in rank order, so that runs
-repeat bit for bit. The ring is the library's.
+Star and direct exchange after TPI-LLM (arXiv 2410.00531, section 3); sums are put together by `SumTree`, so that they
+are those of one process bit for bit. The ring is the library's, in an order of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from edge_nodes.errors import State
+from edge_nodes.language.blocks.sum_tree import SumTree
 from edge_nodes.language.boards.costs import ALGORITHMS, choose
 from edge_nodes.language.errors import LanguageError
 
@@ -54,6 +56,7 @@ class Link:
         store: the rendezvous, with keys of this group only.
         rank: of this board; 0 has the head.
         ranks: boards of the group.
+        trees: how sums are made, by name; see `reduce`.
         deadline_s: longest wait for another board within a step.
         algorithm: "auto", or one of `ALGORITHMS` for every message.
         backend: of torch.distributed.
@@ -74,6 +77,7 @@ class Link:
         rank: int,
         ranks: int,
         *,
+        trees: Mapping[str, SumTree] | None = None,
         deadline_s: float = 5.0,
         algorithm: str = "auto",
         backend: str = "gloo",
@@ -83,6 +87,7 @@ class Link:
         self.reduced = dict.fromkeys(ALGORITHMS, 0)
         self._deadline = timedelta(seconds=deadline_s)
         self._others = [r for r in range(ranks) if r != rank]
+        self._trees = {"sum": SumTree((1,) * ranks), **(trees or {})}
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
         self._received: dict[int, torch.Tensor] = {}
         with self._failing("joining the group"):
@@ -96,20 +101,28 @@ class Link:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def reduce(self, values: Floats, add: bool) -> None:
-        """Make `values` the sum over all boards, or the largest if not `add`; all boards call it in the same order.
+    def reduce(self, values: Floats, how: str) -> None:
+        """Make `values` the sum or the largest over all boards; all boards call it in the same order.
+
+        Args:
+            values: float32 (n,). With a tree of several roots on this rank, n values for each root; the sum of all goes
+                where the first root's are.
+            how: "max", "sum", or the name of a tree.
 
         Raises:
             BoardError: a board does not answer within the deadline.
         """
+        tree = self._trees.get(how)
+        rows = values.reshape(len(tree.roots[self.rank]) if tree else 1, -1)
         algorithm = self.algorithm
         if algorithm == "auto":
-            algorithm = choose(self.ranks, values.nbytes, **asdict(self.network))
-        if algorithm == "ring" and not add:
+            size = rows[0].nbytes * (tree.most_roots if tree else 1)
+            algorithm = choose(self.ranks, size, **asdict(self.network))
+        if algorithm == "ring" and tree is None:
             algorithm = "direct"
         self.reduced[algorithm] += 1
-        work: Callable[[Floats, Any], None] = getattr(self, f"_{algorithm}")
-        work(values, np.add if add else np.maximum)
+        work: Callable[[Floats, SumTree | None], None] = getattr(self, f"_{algorithm}")
+        work(rows, tree)
 
     def send(self, to: Sequence[int], *arrays: npt.NDArray[Any]) -> None:
         """Send arrays to other boards.
@@ -132,59 +145,55 @@ class Link:
             work.wait(timeout=patience)
             self._fetch(array, into)
 
-    def _star(self, values: Floats, combine: Any) -> None:
+    def _star(self, rows: Floats, tree: SumTree | None) -> None:
         with self._failing("star allreduce"):
             if self.rank:
-                self._wait([self._send(values, 0)])
-                self._gather([(values, 0)])
+                self._wait([self._send(rows, 0)])
+                self._gather([(rows[0], 0)])
                 return
-            parts = self._parts(values.size)
+            parts = self._parts(rows, tree)
             self._gather([(parts[r], r) for r in self._others])
-            self._combine(values, parts, combine)
-            self._wait([self._send(values, r) for r in self._others])
+            rows[0] = _combined(parts, tree)
+            self._wait([self._send(rows[0], r) for r in self._others])
 
-    def _direct(self, values: Floats, combine: Any) -> None:
+    def _direct(self, rows: Floats, tree: SumTree | None) -> None:
         with self._failing("direct allreduce"):
-            sent = [self._send(values, r) for r in self._others]
-            parts = self._parts(values.size)
+            sent = [self._send(rows, r) for r in self._others]
+            parts = self._parts(rows, tree)
             self._gather([(parts[r], r) for r in self._others])
             self._wait(sent)
-            self._combine(values, parts, combine)
+            rows[0] = _combined(parts, tree)
 
-    def _split(self, values: Floats, combine: Any) -> None:
+    def _split(self, rows: Floats, tree: SumTree | None) -> None:
         with self._failing("split allreduce"):
-            cuts = [values.size * r // self.ranks for r in range(self.ranks + 1)]
-            pieces = [values[cuts[r] : cuts[r + 1]] for r in range(self.ranks)]
-            mine = pieces[self.rank]
+            cuts = [rows.shape[1] * r // self.ranks for r in range(self.ranks + 1)]
+            pieces = [np.ascontiguousarray(rows[:, begin:end]) for begin, end in pairwise(cuts)]
             sent = [self._send(pieces[r], r) for r in self._others]
-            parts = self._parts(mine.size)
+            parts = self._parts(pieces[self.rank], tree)
             self._gather([(parts[r], r) for r in self._others])
             self._wait(sent)
-            self._combine(mine, parts, combine)
-            sent = [self._send(mine, r) for r in self._others]
-            self._gather([(pieces[r], r) for r in self._others])
+            sums = [rows[0, begin:end] for begin, end in pairwise(cuts)]
+            sums[self.rank][:] = _combined(parts, tree)
+            sent = [self._send(sums[self.rank], r) for r in self._others]
+            self._gather([(sums[r], r) for r in self._others])
             self._wait(sent)
 
-    def _ring(self, values: Floats, _: Any) -> None:
+    def _ring(self, rows: Floats, _: SumTree | None) -> None:
         with self._failing("ring allreduce"):
-            tensor = torch.from_numpy(values).to(self._device)
+            tensor = torch.from_numpy(rows.sum(0)).to(self._device)
             dist.all_reduce(tensor)
-            self.bytes_sent += 2 * (self.ranks - 1) * values.nbytes // self.ranks
-            self._fetch(values, tensor)
+            self.bytes_sent += 2 * (self.ranks - 1) * rows[0].nbytes // self.ranks
+            self._fetch(rows[0], tensor)
 
-    def _combine(self, values: Floats, parts: dict[int, Floats], combine: Any) -> None:
-        """Combine in rank order, whichever board does it."""
-        parts[self.rank] = values.copy()
-        values[:] = parts[0]
-        for rank in range(1, self.ranks):
-            combine(values, parts[rank], out=values)
-
-    def _parts(self, size: int) -> dict[int, Floats]:
-        found: dict[int, Floats] = {}
-        for rank in self._others:
+    def _parts(self, rows: Floats, tree: SumTree | None) -> list[Floats]:
+        """Return an array for what each rank has, this one's own among them."""
+        found = []
+        for rank in range(self.ranks):
+            shape = (len(tree.roots[rank]) if tree else 1, rows.shape[1])
+            size = shape[0] * shape[1]
             if rank not in self._received or self._received[rank].numel() < size:
                 self._received[rank] = torch.empty(size)
-            found[rank] = self._received[rank][:size].numpy()
+            found.append(rows if rank == self.rank else self._received[rank][:size].numpy().reshape(shape))
         return found
 
     def _send(self, array: npt.NDArray[Any], rank: int) -> Any:
@@ -203,7 +212,7 @@ class Link:
             self._fetch(array, into)
 
     def _fetch(self, array: npt.NDArray[Any], into: torch.Tensor) -> None:
-        if into.device.type != "cpu":
+        if into.data_ptr() != array.ctypes.data:
             array[:] = into.cpu().numpy()
 
     def _wait(self, works: Sequence[Any]) -> None:
@@ -246,3 +255,8 @@ class Link:
             self._gather([(into, peer)])
             self._wait([sent])
             return time.perf_counter() - begin
+
+
+def _combined(parts: Sequence[Floats], tree: SumTree | None) -> Floats:
+    """Return the sum, or without a tree the largest, of what all ranks have."""
+    return tree.total(parts) if tree else np.maximum.reduce([rows[0] for rows in parts])

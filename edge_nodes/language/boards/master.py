@@ -162,9 +162,9 @@ class BoardsModel:
     def _tell(self, link: Link, kind: int, tokens: int, segments: Sequence[tuple[int, ...]]) -> None:
         link.send(range(1, link.ranks), header(kind, self._step, tokens, segments))
 
-    def _reduce(self, values: Any, add: bool) -> None:
+    def _reduce(self, values: Any, how: str) -> None:
         assert self.link is not None
-        self.link.reduce(values, add)
+        self.link.reduce(values, how)
 
     def _joined(self) -> Link:
         if self.link is None:

@@ -82,13 +82,13 @@ class _Worker:
 
     def follow(self, store: Any, stopped: Callable[[], bool]) -> None:
         """Take part in one generation after the other until the master ends."""
-        shard, generation = self._directory.index["shard"], -1
+        generation = -1
         while (verdict := await_verdict(store, self._directory, generation, stopped)) is not None:
             generation, said = verdict
             model = self._model_of(said["settings"])
             link = None
             try:
-                link = make_link(store, generation, int(shard["rank"]), int(shard["ranks"]), said["options"])
+                link = make_link(store, generation, self._directory, said["options"])
                 self.joined = True
                 self._progress(f"rank {link.rank} of {link.ranks}: latency {1e3 * link.network.latency_s:.2f} ms")
                 model.set_reducer(link.reduce)
