@@ -400,10 +400,11 @@ PYBIND11_MODULE(_kernels, m) {
             if (from < 0 || to < 0 || from >= c.slots || to >= c.slots || begin < 0 || end > c.context)
               throw std::out_of_range("slot or position beyond the cache");
             py::gil_scoped_release release;
-            model.cache().copy(from, to, begin, end);
+            return model.cache().copy(from, to, begin, end);
           },
           py::arg("from_slot"), py::arg("to_slot"), py::arg("begin"), py::arg("end"),
-          "Makes positions begin to end of `to_slot` those of `from_slot`.")
+          "Makes positions begin to end of `to_slot` those of `from_slot` and forgets what followed; whole blocks of 16 "
+          "are shared by both. Returns how many positions were copied.")
       .def(
           "truncate_cache",
           [](Model& model, int slot, int length) {
@@ -432,6 +433,8 @@ PYBIND11_MODULE(_kernels, m) {
           },
           py::arg("choices"),
           "[(rows, columns, tokens)]: from so many tokens on, look-up tables multiply matrices of this shape.")
-      .def_property_readonly("cache_bytes", [](const Model& model) { return model.cache().bytes(); });
+      .def_property_readonly("cache_bytes", [](const Model& model) { return model.cache().bytes(); })
+      .def_property_readonly("cache_used_bytes", [](const Model& model) { return model.cache().used_bytes(); })
+      .def_property_readonly("cache_shared_bytes", [](const Model& model) { return model.cache().shared_bytes(); });
   bind_attention(m, model);
 }

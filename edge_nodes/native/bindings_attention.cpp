@@ -78,6 +78,7 @@ class Attendant {
     check(first, v, shape().kv_heads);
     const int stride = shape().kv_heads * shape().head_dim;
     py::gil_scoped_release release;
+    cache_->prepare(0, first, n);
     for (int layer = 0; layer < shape().layers; ++layer)
       pool_.run(shape().kv_heads, [&](int head, int) {
         const size_t at = size_t(layer) * n * stride + size_t(head) * shape().head_dim;

@@ -15,72 +15,85 @@ constexpr int kWidest = 1024;  // dimensions of a head that are converted at a t
 
 }  // namespace
 
+void BlockCache::prepare(int slot, int first, int count) {
+  table_.own(slot, first, first + count, [&](int from, int to) { copy_block(from, to, 0, kKeyBlock); });
+}
+
+int BlockCache::copy(int from, int to, int begin, int end) {
+  if (begin >= end || from == to) return 0;
+  if (!table_.has(from, end)) throw std::out_of_range("positions that are not in the cache cannot be copied");
+  const int whole = round_up(begin, kKeyBlock), stop = end / kKeyBlock * kKeyBlock;
+  if (whole >= stop || !table_.has(to, begin)) return copy_part(from, to, begin, end);
+  const int before = copy_part(from, to, begin, whole);
+  table_.share(from, to, whole / kKeyBlock, stop / kKeyBlock);
+  return before + copy_part(from, to, stop, end);
+}
+
+int BlockCache::copy_part(int from, int to, int begin, int end) {
+  if (begin >= end) return 0;
+  prepare(to, begin, end - begin);
+  for (int p = begin; p < end;) {
+    const int low = p % kKeyBlock, high = std::min(kKeyBlock, low + end - p);
+    copy_block(table_.at(from, p), table_.at(to, p), low, high);
+    p += high - low;
+  }
+  return end - begin;
+}
+
 DenseCache::DenseCache(const CacheShape& shape, const Kernels& kernels, bool half)
-    : Cache(shape),
-      kernels_(kernels),
-      context_(round_up(shape.context, kKeyBlock)),
-      item_(half ? sizeof(uint16_t) : sizeof(float)) {
+    : BlockCache(shape), kernels_(kernels), item_(half ? sizeof(uint16_t) : sizeof(float)) {
   if (shape.head_dim > kWidest) throw std::invalid_argument("head_dim is above " + std::to_string(kWidest));
-  keys_.resize(offset(0, shape.slots, 0));
+  keys_.resize(positions() * shape.head_dim * item_);
   values_.resize(keys_.size());
 }
 
+// Writes position `lane` of a block.
 template <typename T>
-void DenseCache::write_rows(uint8_t* keys, uint8_t* values, int first, int count, const float* k, const float* v,
-                            int stride) {
+void DenseCache::write_row(uint8_t* keys, uint8_t* values, int lane, const float* k, const float* v) {
   const int dim = shape_.head_dim;
-  uint16_t half[kWidest];
-  for (int t = 0; t < count; ++t, k += stride, v += stride) {
-    const int position = first + t;
-    T* key = reinterpret_cast<T*>(keys) + size_t(position / kKeyBlock) * dim * kKeyBlock + position % kKeyBlock;
-    T* value = reinterpret_cast<T*>(values) + size_t(position) * dim;
-    if constexpr (sizeof(T) == sizeof(float)) {
-      for (int d = 0; d < dim; ++d) key[d * kKeyBlock] = k[d];
-      std::memcpy(value, v, sizeof(float) * size_t(dim));
-    } else {
-      kernels_.to_half(k, dim, half);
-      for (int d = 0; d < dim; ++d) key[d * kKeyBlock] = half[d];
-      kernels_.to_half(v, dim, value);
-    }
+  T* key = reinterpret_cast<T*>(keys) + lane;
+  T* value = reinterpret_cast<T*>(values) + size_t(lane) * dim;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    for (int d = 0; d < dim; ++d) key[d * kKeyBlock] = k[d];
+    std::memcpy(value, v, sizeof(float) * size_t(dim));
+  } else {
+    uint16_t half[kWidest];
+    kernels_.to_half(k, dim, half);
+    for (int d = 0; d < dim; ++d) key[d * kKeyBlock] = half[d];
+    kernels_.to_half(v, dim, value);
   }
 }
 
 void DenseCache::write(int layer, int slot, int head, int first, int count, const float* k, const float* v,
                        int stride) {
-  const size_t at = offset(layer, slot, head);
-  const auto rows = item_ == sizeof(float) ? &DenseCache::write_rows<float> : &DenseCache::write_rows<uint16_t>;
-  (this->*rows)(keys_.data() + at, values_.data() + at, first, count, k, v, stride);
+  const auto row = item_ == sizeof(float) ? &DenseCache::write_row<float> : &DenseCache::write_row<uint16_t>;
+  const size_t block = size_t(kKeyBlock) * shape_.head_dim * item_;
+  for (int p = first; p < first + count; ++p, k += stride, v += stride) {
+    const size_t at = offset(layer, head) + size_t(table_.at(slot, p)) * block;
+    (this->*row)(keys_.data() + at, values_.data() + at, p % kKeyBlock, k, v);
+  }
 }
 
 void DenseCache::attend(const Query& query) const {
-  const size_t at = offset(query.layer, query.slot, query.head);
+  const size_t at = offset(query.layer, query.head);
   Attention a = attention_of(query);
   a.half = item_ == sizeof(uint16_t);
   a.keys = keys_.data() + at;
   a.values = values_.data() + at;
+  set_runs(a, query.slot);
   kernels_.attend(a);
 }
 
-void DenseCache::copy(int from, int to, int begin, int end) {
-  if (begin >= end || from == to) return;
-  const size_t line = size_t(kKeyBlock) * item_, row = size_t(shape_.head_dim) * item_;
+void DenseCache::copy_block(int from, int to, int low, int high) {
+  const size_t dim = size_t(shape_.head_dim), line = kKeyBlock * item_, block = line * dim;
+  const size_t bytes = size_t(high - low) * item_;
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      const size_t source = offset(layer, from, head), target = offset(layer, to, head);
-      std::memcpy(values_.data() + target + size_t(begin) * row, values_.data() + source + size_t(begin) * row,
-                  size_t(end - begin) * row);
-      for (int block = begin / kKeyBlock; block * kKeyBlock < end; ++block) {
-        const size_t at = size_t(block) * shape_.head_dim * line;
-        const int low = std::max(begin - block * kKeyBlock, 0), high = std::min(end - block * kKeyBlock, kKeyBlock);
-        if (high - low == kKeyBlock) {
-          std::memcpy(keys_.data() + target + at, keys_.data() + source + at, size_t(shape_.head_dim) * line);
-          continue;
-        }
-        for (int d = 0; d < shape_.head_dim; ++d) {
-          const size_t first = at + size_t(d) * line + size_t(low) * item_;
-          std::memcpy(keys_.data() + target + first, keys_.data() + source + first, size_t(high - low) * item_);
-        }
-      }
+      const size_t plane = offset(layer, head), source = plane + size_t(from) * block, target = plane + size_t(to) * block;
+      const size_t first = size_t(low) * item_;
+      std::memcpy(values_.data() + target + first * dim, values_.data() + source + first * dim, bytes * dim);
+      for (size_t d = 0; d < dim; ++d)
+        std::memcpy(keys_.data() + target + d * line + first, keys_.data() + source + d * line + first, bytes);
     }
 }
 

@@ -326,8 +326,8 @@ void DeltaCache::attend(const Query& query) const {
     delta_.weigh(a, stride);
 }
 
-void DeltaCache::copy(int from, int to, int begin, int end) {
-  if (begin >= end || from == to) return;
+int DeltaCache::copy(int from, int to, int begin, int end) {
+  if (begin >= end || from == to) return 0;
   const int dim = shape_.head_dim;
   std::vector<uint16_t> key(static_cast<size_t>(dim));
   for (int layer = 0; layer < shape_.layers; ++layer)
@@ -356,6 +356,7 @@ void DeltaCache::copy(int from, int to, int begin, int end) {
       }
       if (begin < sink_) target.sink = source.sink;
     }
+  return end - begin;
 }
 
 DeltaCounts DeltaCache::counts(int slot) const {

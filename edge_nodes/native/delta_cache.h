@@ -41,7 +41,7 @@ class DeltaCache : public Cache {
   void write(int layer, int slot, int head, int first, int count, const float* k, const float* v,
              int stride) override;
   void attend(const Query& query) const override;
-  void copy(int from, int to, int begin, int end) override;
+  int copy(int from, int to, int begin, int end) override;
   void truncate(int slot, int length) override;
   size_t bytes() const override;
   size_t bytes_per_token() const override;

@@ -201,7 +201,7 @@ static void int8_scores(const int8_t* keys, const float* key_scales, int tiles, 
 }
 
 static void exact_scores(const Attention& a, int begin, int end, int stride) {
-  score<uint16_t>(a, begin, end, stride);
+  score(a, static_cast<const uint16_t*>(a.keys), begin, end, stride);
 }
 
 static void weigh(const Attention& a, int stride) {

@@ -181,9 +181,10 @@ EDGE_INLINE void score_rows(const Attention& a, int row, const T* keys, int begi
   for (; b < end; ++b, keys += block) score_blocks<Rows, 1>(q, a.head_dim, keys, scores + b * kKeyBlock, stride);
 }
 
-// Adds the weighted values of keys [begin, end) to columns [d, d + Parts * kFloats), or starts with them.
+// Adds the weighted values of keys [begin, end) to columns [d, d + Parts * kFloats), or starts with them; the value of
+// key k is row k + shift.
 template <int Rows, int Parts, typename T>
-EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int end, int stride) {
+EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int end, ptrdiff_t shift, int stride) {
   Vec acc[Rows][Parts] = {};
   float* out[Rows];
   const float* weights[Rows];
@@ -194,7 +195,7 @@ EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int 
 #pragma GCC unroll 8
     for (int p = 0; p < Parts && begin; ++p) acc[r][p] = load(out[r] + p * kFloats);
   }
-  const T* v = static_cast<const T*>(a.values) + size_t(begin) * a.head_dim + d;
+  const T* v = static_cast<const T*>(a.values) + size_t(begin + shift) * a.head_dim + d;
   for (int k = begin; k < end; ++k, v += a.head_dim) {
     Vec value[Parts];
     for (size_t at = 0; at < Parts * kFloats * sizeof(T); at += 64)
@@ -215,15 +216,23 @@ EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int 
 }
 
 template <int Rows, typename T>
-EDGE_INLINE void mix_rows(const Attention& a, int row, int keys, int stride) {
+EDGE_INLINE void mix_rows(const Attention& a, int row, int first, int last, ptrdiff_t shift, int stride) {
   constexpr int kMost = kChains / Rows, kParts = kMost > 4 ? 4 : kMost > 2 ? kMost / 2 * 2 : 2;
-  for (int begin = 0; begin < keys; begin += kMixKeys) {
-    const int end = begin + kMixKeys < keys ? begin + kMixKeys : keys;
+  for (int begin = first; begin < last; begin += kMixKeys) {
+    const int end = begin + kMixKeys < last ? begin + kMixKeys : last;
     int d = 0;
     for (; d + kParts * kFloats <= a.head_dim; d += kParts * kFloats)
-      mix_columns<Rows, kParts, T>(a, row, d, begin, end, stride);
-    for (; d < a.head_dim; d += 2 * kFloats) mix_columns<Rows, 2, T>(a, row, d, begin, end, stride);
+      mix_columns<Rows, kParts, T>(a, row, d, begin, end, shift, stride);
+    for (; d < a.head_dim; d += 2 * kFloats) mix_columns<Rows, 2, T>(a, row, d, begin, end, shift, stride);
   }
+}
+
+// Calls f(first block, end, where the first one is) for the parts of blocks [0, blocks) that lie together.
+template <typename F>
+EDGE_INLINE void each_run(const Attention& a, int blocks, F&& f) {
+  if (!a.run_count) return f(0, blocks, 0);
+  for (const Run* r = a.runs; r < a.runs + a.run_count && r->first < blocks; ++r)
+    f(r->first, r->first + r->count < blocks ? r->first + r->count : blocks, r->at);
 }
 
 // Calls f(row, number of rows) for all rows, 6 at most at a time; the number is a compile-time constant.
@@ -267,7 +276,11 @@ EDGE_INLINE void softmax(float* s, int keys, int stride) {
 template <typename T>
 EDGE_INLINE void mix(const Attention& a, int stride) {
   const int keys = a.first_position + a.tokens;
-  in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) { mix_rows<count, T>(a, row, keys, stride); });
+  each_run(a, (keys + kKeyBlock - 1) / kKeyBlock, [&](int begin, int end, int at) {
+    const int first = begin * kKeyBlock, last = end * kKeyBlock < keys ? end * kKeyBlock : keys;
+    const ptrdiff_t shift = ptrdiff_t(at - begin) * kKeyBlock;
+    in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) { mix_rows<count, T>(a, row, first, last, shift, stride); });
+  });
 }
 
 EDGE_INLINE void softmax_rows(const Attention& a, int stride) {
@@ -276,16 +289,17 @@ EDGE_INLINE void softmax_rows(const Attention& a, int stride) {
 }
 
 template <typename T>
-EDGE_INLINE void score(const Attention& a, int begin, int end, int stride) {
-  in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) {
-    score_rows<count>(a, row, static_cast<const T*>(a.keys), begin, end, stride);
-  });
+EDGE_INLINE void score(const Attention& a, const T* keys, int begin, int end, int stride) {
+  in_rows(a.tokens * a.heads_per_kv,
+          [&](int row, auto count) { score_rows<count>(a, row, keys, begin, end, stride); });
 }
 
 template <typename T>
 static void attend_over(const Attention& a) {
   const int blocks = (a.first_position + a.tokens + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
-  score<T>(a, 0, blocks, stride);
+  const T* keys = static_cast<const T*>(a.keys);
+  const size_t block = size_t(a.head_dim) * kKeyBlock;
+  each_run(a, blocks, [&](int begin, int end, int at) { score(a, keys + size_t(at) * block, begin, end, stride); });
   softmax_rows(a, stride);
   mix<T>(a, stride);
 }

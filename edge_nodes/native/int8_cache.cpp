@@ -17,56 +17,59 @@ float code_row(const float* x, int n, int8_t* codes) {
 }
 
 Int8Cache::Int8Cache(const CacheShape& shape, const Kernels& kernels)
-    : Cache(shape), kernels_(delta_kernels(kernels.name)), context_(size_t(round_up(shape.context, kKeyBlock))) {
-  const size_t positions = offset(0, shape.slots, 0);
-  keys_.resize(positions * shape.head_dim);
-  values_.resize(positions * shape.head_dim);
-  key_scales_.resize_zero(positions);
-  value_scales_.resize_zero(positions);
+    : BlockCache(shape), kernels_(delta_kernels(kernels.name)) {
+  keys_.resize(positions() * shape.head_dim);
+  values_.resize(positions() * shape.head_dim);
+  key_scales_.resize_zero(positions());
+  value_scales_.resize_zero(positions());
 }
 
 void Int8Cache::write(int layer, int slot, int head, int first, int count, const float* k, const float* v,
                       int stride) {
-  const int dim = shape_.head_dim;
-  const size_t at = offset(layer, slot, head);
-  std::vector<int8_t> key(static_cast<size_t>(dim));
+  const size_t dim = size_t(shape_.head_dim);
+  std::vector<int8_t> key(dim);
   for (int p = first; p < first + count; ++p, k += stride, v += stride) {
-    key_scales_[at + p] = code_row(k, dim, key.data());
-    value_scales_[at + p] = code_row(v, dim, values_.data() + (at + p) * dim);
-    int8_t* tile = keys_.data() + (at + size_t(p / kKeyBlock) * kKeyBlock) * dim + p % kKeyBlock * 4;
-    for (int c = 0; c < dim; c += 4) std::memcpy(tile + c * kKeyBlock, key.data() + c, 4);
+    const size_t block = plane(layer, head) + size_t(table_.at(slot, p)) * kKeyBlock, lane = size_t(p % kKeyBlock);
+    key_scales_[block + lane] = code_row(k, int(dim), key.data());
+    value_scales_[block + lane] = code_row(v, int(dim), values_.data() + (block + lane) * dim);
+    int8_t* tile = keys_.data() + block * dim + lane * 4;
+    for (size_t c = 0; c < dim; c += 4) std::memcpy(tile + c * kKeyBlock, key.data() + c, 4);
   }
 }
 
 void Int8Cache::attend(const Query& query) const {
-  const size_t at = offset(query.layer, query.slot, query.head);
+  const size_t at = plane(query.layer, query.head);
   const int dim = shape_.head_dim, rows = query.tokens * shape_.heads_per_kv, quads = dim / 4;
   const int blocks = (query.first_position + query.tokens + kKeyBlock - 1) / kKeyBlock, stride = blocks * kKeyBlock;
   Attention a = attention_of(query);
   a.values = values_.data() + at * dim;
+  set_runs(a, query.slot);
   std::vector<uint32_t> words(size_t(rows) * quads);
-  std::vector<float> scales(static_cast<size_t>(rows));
+  std::vector<float> scales(static_cast<size_t>(rows)), value_scales(static_cast<size_t>(stride));
   const CodedQueries coded{rows, quads, false, words.data(), words.data(), scales.data()};
   kernels_.code_queries(a, nullptr, coded);
-  kernels_.int8_scores(keys_.data() + at * dim, key_scales_.data() + at, blocks, coded, a.scores, stride);
-  kernels_.weigh_int8(a, value_scales_.data() + at, stride);
+  for (const Run& run : table_.runs(query.slot)) {
+    const int count = std::min(run.count, blocks - run.first), first = run.first * kKeyBlock;
+    const size_t from = at + size_t(run.at) * kKeyBlock;
+    if (count <= 0) break;
+    kernels_.int8_scores(keys_.data() + from * dim, key_scales_.data() + from, count, coded, a.scores + first, stride);
+    std::copy_n(value_scales_.data() + from, count * kKeyBlock, value_scales.data() + first);
+  }
+  kernels_.weigh_int8(a, value_scales.data(), stride);
 }
 
-void Int8Cache::copy(int from, int to, int begin, int end) {
-  if (begin >= end || from == to) return;
-  const size_t dim = size_t(shape_.head_dim), count = size_t(end - begin);
+void Int8Cache::copy_block(int from, int to, int low, int high) {
+  const size_t dim = size_t(shape_.head_dim), count = size_t(high - low);
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      const size_t source = offset(layer, from, head), target = offset(layer, to, head);
-      std::copy_n(key_scales_.data() + source + begin, count, key_scales_.data() + target + begin);
-      std::copy_n(value_scales_.data() + source + begin, count, value_scales_.data() + target + begin);
-      std::copy_n(values_.data() + (source + begin) * dim, count * dim, values_.data() + (target + begin) * dim);
-      for (int p = begin; p < end; ++p) {
-        const size_t tile = size_t(p / kKeyBlock) * kKeyBlock * dim + size_t(p % kKeyBlock) * 4;
-        for (size_t c = 0; c < dim; c += 4)
-          std::memcpy(keys_.data() + target * dim + tile + c * kKeyBlock,
-                      keys_.data() + source * dim + tile + c * kKeyBlock, 4);
-      }
+      const size_t source = plane(layer, head) + size_t(from) * kKeyBlock;
+      const size_t target = plane(layer, head) + size_t(to) * kKeyBlock, first = size_t(low);
+      std::copy_n(key_scales_.data() + source + first, count, key_scales_.data() + target + first);
+      std::copy_n(value_scales_.data() + source + first, count, value_scales_.data() + target + first);
+      std::copy_n(values_.data() + (source + first) * dim, count * dim, values_.data() + (target + first) * dim);
+      for (size_t c = 0; c < dim; c += 4)
+        std::copy_n(keys_.data() + source * dim + c * kKeyBlock + first * 4, count * 4,
+                    keys_.data() + target * dim + c * kKeyBlock + first * 4);
     }
 }
 

@@ -176,6 +176,12 @@ struct TokenActivations {
 };
 
 // One query block against one key/value head.
+// Blocks of kKeyBlock positions that lie together in memory.
+struct Run {
+  int first, count;  // blocks of the sequence
+  int at;            // where the first of them is, in blocks from the beginning of the memory
+};
+
 struct Attention {
   const float* q = nullptr;  // scaled and rotated: q[token * stride + head * head_dim + d]
   float* out = nullptr;      // the same layout
@@ -187,6 +193,8 @@ struct Attention {
   bool half = false;             // keys and values are half-precision, not float
   const void* keys = nullptr;    // [position / 16][head_dim][16]
   const void* values = nullptr;  // [position][head_dim]
+  const Run* runs = nullptr;     // where the positions are in them; null: all together from the beginning
+  int run_count = 0;
   float* scores = nullptr;       // scratch [tokens * heads_per_kv][round_up(positions, 16)]
 
   size_t row(int r) const { return size_t(r / heads_per_kv) * stride + size_t(r % heads_per_kv) * head_dim; }

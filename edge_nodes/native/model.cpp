@@ -584,6 +584,7 @@ void Model::place(const std::vector<Segment>& segments) {
   positions_.clear();
   segment_rows_.clear();
   for (const Segment& s : segments) {
+    cache_->prepare(s.slot, s.first, s.count);
     segment_rows_.push_back(positions_.size());
     for (int t = 0; t < s.count; ++t) positions_.push_back(s.first + t);
   }

@@ -64,6 +64,7 @@ class Scripted:
 
     def copy_cache(self, from_slot, to_slot, begin, end):
         self.held[to_slot, begin:end] = self.held[from_slot, begin:end]
+        return end - begin
 
 
 def deliberate(model, **config):

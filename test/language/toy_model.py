@@ -47,3 +47,4 @@ class ToyModel:
 
     def copy_cache(self, from_slot, to_slot, begin, end):
         self.cache[to_slot, begin:end] = self.cache[from_slot, begin:end]
+        return end - begin

@@ -465,14 +465,18 @@ def _alarm(model: Any, tokenizer: Any, length: int, alone: bool) -> dict[str, An
 
 
 def _prefix(model: Any, tokenizer: Any) -> dict[str, float]:
-    """Return what a prompt with a shared beginning costs the second time: copied, or computed."""
+    """Return what requests that begin alike take: time and memory, against one that begins otherwise."""
     common = np.random.default_rng(2).choice(TOKENS[:-1], SHARED).tolist()
-    engine = _engine(model, tokenizer, 4)
-    engine.submit([*common, 5], max_new_tokens=40)
-    engine.step()
+    engine = _engine(model, tokenizer, STATIC, latency_slack=0.0)
+    first = engine.submit([*common, 5], max_new_tokens=3 * STATIC)
+    next(first)
     times = {}
-    for name, prompt in (("computed", [t + 1 for t in common]), ("copied", common)):
+    for name, prompt in (("computed", [t + 1 for t in common]), ("shared", common)):
         begin_s = time.perf_counter()
         next(engine.submit([*prompt, 7], max_new_tokens=1))
         times[f"{name}_ms"] = round((time.perf_counter() - begin_s) * 1e3, 2)
-    return {"tokens": SHARED, **times, "copied_bytes": engine.metrics.copied_bytes}
+    for number in range(STATIC - 2):
+        engine.submit([*common, 9 + number], max_new_tokens=2)
+    engine.step()
+    memory = {f"{what}_mb": round(getattr(model, f"cache_{what}_bytes") / 2**20, 2) for what in ("used", "shared")}
+    return {"tokens": SHARED, **times, "copied_bytes": engine.metrics.copied_bytes, **memory}

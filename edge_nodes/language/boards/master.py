@@ -124,10 +124,11 @@ class BoardsModel:
                 self._known[slot] = begin + count
             return logits if segments or all else logits[0]
 
-    def copy_cache(self, from_slot: int, to_slot: int, begin: int, end: int) -> None:
-        """Copy keys and values on all boards, see the native model."""
-        self._on_all(COPY, (from_slot, to_slot, begin, end))
-        self._known[to_slot] = max(self._known[to_slot], end) if begin else end
+    def copy_cache(self, from_slot: int, to_slot: int, begin: int, end: int) -> int:
+        """Copy or share keys and values on all boards, see the native model."""
+        copied = self._on_all(COPY, (from_slot, to_slot, begin, end))
+        self._known[to_slot] = end
+        return int(copied)
 
     def truncate_cache(self, slot: int, length: int) -> None:
         """Forget keys and values on all boards, see the native model."""
@@ -148,7 +149,7 @@ class BoardsModel:
         if self._alone is not None:
             self._alone.close()
 
-    def _on_all(self, kind: int, numbers: tuple[int, ...]) -> None:
+    def _on_all(self, kind: int, numbers: tuple[int, ...]) -> Any:
         with self._lock:
             if self._alone is None:
                 link = self._joined()
@@ -157,7 +158,7 @@ class BoardsModel:
                 except BoardError as error:
                     raise self._lost(error) from error
             model = self._alone or self._model
-            (model.copy_cache if kind == COPY else model.truncate_cache)(*numbers)
+            return (model.copy_cache if kind == COPY else model.truncate_cache)(*numbers)
 
     def _tell(self, link: Link, kind: int, tokens: int, segments: Sequence[tuple[int, ...]]) -> None:
         link.send(range(1, link.ranks), header(kind, self._step, tokens, segments))

@@ -32,8 +32,8 @@ class SlotModel(Protocol):
     ) -> npt.NDArray[np.float32]:
         """Run (slot, first position, count) segments; return the logits of some rows, (len(rows), vocabulary)."""
 
-    def copy_cache(self, from_slot: int, to_slot: int, begin: int, end: int) -> None:
-        """Make positions begin to end of one slot those of another."""
+    def copy_cache(self, from_slot: int, to_slot: int, begin: int, end: int) -> int:
+        """Make positions begin to end of one slot those of another; return how many were copied, not shared."""
 
 
 @dataclass
@@ -109,10 +109,9 @@ class Arena:
         begin, end = len(slot.tokens), min(have, most)
         if end < begin + MIN_SHARED:
             return
-        self._copy(source, index, begin, end)
+        self._metrics.copied_bytes += self._copy(source, index, begin, end)
         slot.tokens += handle.sequence[begin:end]
         self._note_shared(handle, end - begin)
-        self._metrics.copied_bytes += (end - begin) * self.model.cache_bytes_per_token
 
     def rearrange(self, row_s: float | None) -> None:
         """Move rows as the arrangement wants them.
@@ -124,21 +123,22 @@ class Arena:
         costs = Costs(copy_s and copy_s * 1e3, row_s and row_s * 1e3)
         for move in self._arranged.moves(self.rows(), costs):
             source, target = self.slots[move.source], self.slots[move.target]
-            self._copy(move.source, move.target, 0, len(source.tokens))
+            self._metrics.moved_bytes += self._copy(move.source, move.target, 0, len(source.tokens))
             target.tokens, target.request, target.used = list(source.tokens), source.request, source.used
             source.request = None
             self._metrics.moves += 1
-            self._metrics.moved_bytes += len(source.tokens) * self.model.cache_bytes_per_token
 
     def _note_shared(self, handle: Handle, tokens: int) -> None:
         self._metrics.shared_tokens += tokens
         if not handle.generated_tokens:  # else it was put back, and its own tokens are among them
             handle.cached_tokens += tokens
 
-    def _copy(self, source: int, target: int, begin: int, end: int) -> None:
+    def _copy(self, source: int, target: int, begin: int, end: int) -> int:
+        """Take positions of another slot; return the bytes that were copied, as they could not be shared."""
         started_s = self._clock()
-        self.model.copy_cache(source, target, begin, end)
+        copied = self.model.copy_cache(source, target, begin, end)
         self._copy_s.add(end - begin, self._clock() - started_s)
+        return copied * self.model.cache_bytes_per_token
 
 
 def _shared(held: Sequence[int], wanted: Sequence[int]) -> int:

@@ -49,8 +49,8 @@ class Metrics:
         decoded_rows, prompt_rows, hole_rows: rows computed for next tokens, for prompts, for nobody.
         paced: iterations in which a request kept its pace and others had what rows it spared.
         occupied: requests that held a slot, summed over the iterations.
-        moves, moved_bytes: rows moved to keep the batch adjacent.
-        shared_tokens, copied_bytes: prompt tokens not computed as some slot held them, and bytes copied for that.
+        moves, moved_bytes: rows moved to keep the batch adjacent, and bytes copied for that; whole blocks are not.
+        shared_tokens, copied_bytes: prompt tokens not computed as some slot held them, and bytes copied likewise.
         submitted, rejected, preempted: requests taken, refused as the queue was full, put back for more urgent ones.
         finished: requests by finish reason.
     """
