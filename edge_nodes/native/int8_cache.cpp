@@ -45,17 +45,20 @@ void Int8Cache::attend(const Query& query) const {
   a.values = values_.data() + at * dim;
   set_runs(a, query.slot);
   std::vector<uint32_t> words(size_t(rows) * quads);
-  std::vector<float> scales(static_cast<size_t>(rows)), value_scales(static_cast<size_t>(stride));
+  std::vector<float> scales(static_cast<size_t>(rows)), gathered;
   const CodedQueries coded{rows, quads, false, words.data(), words.data(), scales.data()};
   kernels_.code_queries(a, nullptr, coded);
-  for (const Run& run : table_.runs(query.slot)) {
+  const std::vector<Run>& runs = table_.runs(query.slot);
+  const float* value_scales = value_scales_.data() + at + size_t(runs[0].at) * kKeyBlock;
+  if (runs[0].count < blocks) gathered.resize(size_t(stride));
+  for (const Run& run : runs) {
     const int count = std::min(run.count, blocks - run.first), first = run.first * kKeyBlock;
     const size_t from = at + size_t(run.at) * kKeyBlock;
     if (count <= 0) break;
     kernels_.int8_scores(keys_.data() + from * dim, key_scales_.data() + from, count, coded, a.scores + first, stride);
-    std::copy_n(value_scales_.data() + from, count * kKeyBlock, value_scales.data() + first);
+    if (!gathered.empty()) std::copy_n(value_scales_.data() + from, count * kKeyBlock, gathered.data() + first);
   }
-  kernels_.weigh_int8(a, value_scales.data(), stride);
+  kernels_.weigh_int8(a, gathered.empty() ? value_scales : gathered.data(), stride);
 }
 
 void Int8Cache::copy_block(int from, int to, int low, int high) {

@@ -155,6 +155,8 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         return {
             **about,
             "model_memory_mb": _memory_mb(engine),
+            "cache_used_mb": round(engine.model.cache_used_bytes / 2**20, 1),
+            "cache_shared_mb": round(engine.model.cache_shared_bytes / 2**20, 1),
             "requests": len(self._running),
             **self._counts,
             **figures,
