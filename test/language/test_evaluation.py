@@ -70,6 +70,15 @@ def test_choices_and_last_words_by_a_model_that_knows_the_alphabet():
     assert evaluation.perplexity_of(text) == pytest.approx(2.0)
 
 
+def test_endings_that_differ_in_their_last_token_share_a_pass(monkeypatch):
+    evaluator, tally, runs = Evaluator(Letters()), Tally(), []
+    run = evaluator._run
+    monkeypatch.setattr(evaluator, "_run", lambda *args: runs.append(args) or run(*args))
+    evaluator.choose(Choice(("abc", "abc", "abc"), ("x", "d", "de"), 1, True), tally)
+    assert tally.scores == [1.0]
+    assert len(runs) == 2
+
+
 def test_data_are_read(tmp_path):
     rows = [{"query": "Question: Why?\n", "choices": ["so", "because"], "gold": 1}]
     with gzip.open(tmp_path / "piqa.jsonl.gz", "wt") as file:

@@ -19,6 +19,7 @@ from edge_nodes.language.config import DeltaConfig
 from edge_nodes.language.delta.trade import trade
 from edge_nodes.language.engine import Engine
 from edge_nodes.language.evaluation.likelihood import ACCURACIES, STRIDE, Evaluator, perplexity_of, read_text, run_task
+from edge_nodes.language.evaluation.paired import paired_change
 
 THETAS = (0.4, 0.7, 1.0, 1.4)
 TEXT, READING = "wikitext2", "squad_v2"
@@ -67,6 +68,7 @@ def delta(
     engine = load(model, threads=threads, context_tokens=1024)
     settings = _settings(found, quick)
     curve, tasks = [], []
+    scores: dict[tuple[str, str], list[float]] = {}
     for setting in settings:
         with console.status(f"{setting.label} on {TEXT}"):
             _apply(engine, setting, config)
@@ -76,8 +78,10 @@ def delta(
         _apply(engine, setting, config)
         for name in ACCURACIES[:2] if quick else (*ACCURACIES, READING):
             with console.status(f"{setting.label} on {name}"):
-                tasks.append(_row(setting, run_task(Evaluator(engine), name, data, limit), name))
-    results = {"curve": curve, "tasks": tasks, "scene": rolling_scene(engine, config, found)}
+                tally = run_task(Evaluator(engine), name, data, limit)
+            scores[setting.label, name] = tally.scores
+            tasks.append(_row(setting, tally, name))
+    results = {"curve": curve, "tasks": tasks, "change": changes(scores), "scene": rolling_scene(engine, config, found)}
     if not quick:
         with console.status("other ways to leave out changes"):
             results["ways"] = _ways(engine, data)
@@ -119,6 +123,31 @@ def targets(curve: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any
         target("sparsity there, both stages", reading["sparsity"] if reading else None, ">=", 0.57),
         target("perplexity by global theta less that by calibrated, % at equal sparsity", _above(curve), ">", 0.0),
     ]  # fmt: skip
+
+
+def changes(scores: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str, Any]]:
+    """Return how scores differ from the dense ones, in points, with intervals of 95 % by the paired bootstrap.
+
+    Args:
+        scores: of each sample, by label of the setting and task.
+    """
+    out = []
+    for label in dict.fromkeys(label for label, _ in scores if label != DENSE):
+        names = [name for of, name in scores if of == label and (DENSE, name) in scores]
+        groups = {name: [name] for name in names}
+        groups["mean accuracy"] = [name for name in names if name in ACCURACIES]
+        for title, group in ((title, group) for title, group in groups.items() if group):
+            found = paired_change([scores[DENSE, name] for name in group], [scores[label, name] for name in group])
+            out.append(
+                {
+                    "attention": label,
+                    "task": title,
+                    "points": 100 * found.mean,
+                    "low": 100 * found.low,
+                    "high": 100 * found.high,
+                }
+            )
+    return out
 
 
 def rolling_scene(engine: Engine, config: DeltaConfig, found: attention.Calibration | None) -> list[dict[str, Any]]:
