@@ -111,7 +111,7 @@ def models_calibrate(
     out: Annotated[Optional[Path], typer.Option(help="File of the thresholds; by itself the model's own.")] = None,  # noqa: UP045
     budget: Annotated[float, typer.Option(help="Largest increase of perplexity, a share.")] = 0.02,
     window_scale: Annotated[float, typer.Option(help="As it will be used.")] = 0.05,
-    sink: Annotated[int, typer.Option(help="As it will be used.")] = 4,
+    sink: Annotated[int, typer.Option(help="As it will be used.")] = 1,
     per: Annotated[str, typer.Option(help="What has a threshold of its own: channel or head.")] = "channel",
     skip: Annotated[float, typer.Option(help="Share of the text to leave out at its beginning.")] = 0.0,
 ) -> None:

@@ -178,7 +178,7 @@ class DeltaConfig:
     window_scale: float = parameter(
         0.05, "Share of the prompt, or of what is cached, whose newest keys are exact.", minimum=0.0, maximum=1.0
     )
-    sink: int = parameter(4, "First keys that are exact.", minimum=0, maximum=4096)
+    sink: int = parameter(1, "First keys that are exact.", minimum=0, maximum=4096)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 """Thresholds of delta attention from a text: where a change matters little, more of them are left out.
 
 The error of a score is the query times what the key's code is off. To first order it moves a query's output by the
-weight of that key times the distance of its value from the output (through the output projection). One capture pass
-gives that cost for every layer, KV head and channel as a function of theta, beside the share of zeros; a pass for each
-layer (its change of the next token's distribution) puts the layers in one unit. A Lagrange multiplier then shares a
-wanted sparsity out, so that all thresholds have the same marginal cost. Levels of sparsity are checked on text that
-was not captured; the largest within the budget is chosen.
+weight of that key times the distance of its value from the output (through the output projection). A capture
+gives that cost for every layer, KV head and channel as a function of theta, beside the share of multiply-adds that it
+skips; a pass for each layer (its change of the next token's distribution) puts the layers in one unit. Prompts of
+several lengths count alike: in short ones the first keys weigh more, and fewer changes can be left out. A Lagrange
+multiplier then shares a wanted sparsity out, so that all thresholds have the same marginal cost. Levels of sparsity are
+checked on text that was not captured; the largest within the budget is chosen.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
 
 Floats = npt.NDArray[np.float64]
 
-CAPTURED = 1024  # tokens of the capture pass
-MEASURED = 384  # of each layer's pass
+LENGTHS = ((512, 1), (128, 4), (40, 10))  # tokens and number of the captured prompts
+MEASURED = 3  # prompts of each length in each layer's pass, at most
 CHECKED = 512  # tokens of each piece that a level is checked on
 LEVELS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 GRID = np.geomspace(0.12, 12.0, 36)  # thresholds tried; the least keeps codes in range
-_TRIED, _NEGLIGIBLE = 1.0, 0.25  # theta of the layer that is measured, and of the others
+_TRIED, _NEGLIGIBLE = 0.7, 0.1  # sparsity of the layer that is measured, theta of the others
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Curves:
     """What each threshold of the grid gives.
 
     Attributes:
-        zeros: share of zeros (grid, layers, kv_heads, channels).
+        zeros: share of the score multiply-adds that are skipped (grid, layers, kv_heads, channels).
         cost: expected change of the outputs, the same shape.
     """
 
@@ -53,7 +54,7 @@ def calibrate(
     *,
     budget: float = 0.02,
     window_scale: float = 0.05,
-    sink: int = 4,
+    sink: int = 1,
     shared: bool = False,
     checked: int = 6,
     progress: Callable[[str], None] = lambda _: None,
@@ -62,7 +63,7 @@ def calibrate(
 
     Args:
         engine: the model; what it has cached is forgotten.
-        tokens: the text: CAPTURED tokens and `checked` pieces of CHECKED.
+        tokens: the text: prompts of LENGTHS and `checked` pieces of CHECKED.
         output_weights: of a layer, the output projection float32 (width, heads * head_dim).
         budget: largest increase of perplexity, a share.
         window_scale: as it will be used.
@@ -74,19 +75,24 @@ def calibrate(
     Raises:
         LanguageError: BAD_INPUT, the text is too short.
     """
-    need = CAPTURED + checked * CHECKED
+    captured = sum(length * count for length, count in LENGTHS)
+    need = captured + checked * CHECKED
     if len(tokens) < need:
         raise LanguageError(
             "the text is too short to calibrate with", got=f"{len(tokens)} tokens", expected=f"at least {need}"
         )
     runner = _Runner(engine, window_scale, sink)
     progress("capturing queries, keys and values")
-    queries, keys, values = runner.capture(tokens[:CAPTURED])
-    exact = delta.exact_prefill(CAPTURED, delta.window(window_scale, CAPTURED), sink)
-    curves = _curves(queries, keys, values, output_weights=output_weights, exact=exact)
+    prompts = _prompts(tokens)
+    of_length = [
+        _mean([_curves(*runner.capture(p), output_weights=output_weights, exact=runner.exact(len(p))) for p in group])
+        for group in prompts
+    ]
+    curves = _mean(of_length)
     progress("measuring each layer")
-    curves = Curves(curves.zeros, curves.cost * runner.sensitivities(tokens[:MEASURED], curves)[:, None, None])
-    pieces = [tokens[CAPTURED + i * CHECKED :][:CHECKED] for i in range(checked)]
+    weights = runner.sensitivities([p for group in prompts for p in group[:MEASURED]], curves)
+    curves = Curves(curves.zeros, curves.cost * weights[:, None, None])
+    pieces = [tokens[captured + i * CHECKED :][:CHECKED] for i in range(checked)]
     engine.model.use_cache("f16")
     before = runner.nats(pieces)[0]
     levels = []
@@ -102,11 +108,11 @@ def calibrate(
 
 
 def solve(curves: Curves, sparsity: float, *, shared: bool = False) -> Floats:
-    """Return thresholds (layers, kv_heads, channels) of the least cost whose zeros are this share in the mean.
+    """Return thresholds (layers, kv_heads, channels) of the least cost that skip this share in the mean.
 
     Args:
         curves: see `Curves`, on GRID.
-        sparsity: wanted mean share of zeros.
+        sparsity: wanted mean share of skipped multiply-adds.
         shared: one threshold for all channels of a KV head.
     """
     zeros, cost = curves.zeros, curves.cost
@@ -124,6 +130,19 @@ def solve(curves: Curves, sparsity: float, *, shared: bool = False) -> Floats:
     return theta
 
 
+def _prompts(tokens: Sequence[int]) -> list[list[Sequence[int]]]:
+    """Return the beginning of the text cut into prompts, by length."""
+    out, at = [], 0
+    for length, count in LENGTHS:
+        out.append([tokens[at + i * length :][:length] for i in range(count)])
+        at += length * count
+    return out
+
+
+def _mean(curves: Sequence[Curves]) -> Curves:
+    return Curves(np.mean([c.zeros for c in curves], axis=0), np.mean([c.cost for c in curves], axis=0))
+
+
 def _curves(
     queries: npt.NDArray[np.float32],
     keys: npt.NDArray[np.float32],
@@ -132,22 +151,22 @@ def _curves(
     output_weights: Callable[[int], npt.NDArray[np.float32]],
     exact: npt.NDArray[np.bool_],
 ) -> Curves:
-    """Return the curves of captured (layers, n, heads, d) rows; `exact` (n, n) scores cost nothing."""
+    """Return the curves of captured (layers, n, heads, d) rows; `exact` (n, n) scores cost and skip nothing."""
     layers, n, kv_heads, d = keys.shape
     approximate = np.tri(n, dtype=bool) & ~exact
     weights = np.stack(
         [_weights(queries[i], keys[i], values[i], output_weights(i), approximate) for i in range(layers)]
     )
-    zeros, cost = (np.zeros((len(GRID), layers, kv_heads, d)) for _ in range(2))
-    for at, theta in enumerate(GRID):
-        reference = np.zeros((layers, kv_heads, d), np.float32)
-        for j in range(n):
-            key = keys[:, j]
-            far = np.abs(key - reference) > theta if j else np.ones(key.shape, bool)
-            reference = np.where(far, key, reference)
-            zeros[at] += ~far
-            cost[at] += weights[:, j] * np.square(key - reference)
-    return Curves(zeros / n, cost / n)
+    readers = approximate.sum(axis=0)  # queries that read the code of a key
+    theta = GRID.astype(np.float32)[:, None, None, None]
+    reference, zeros, cost = (np.zeros((len(GRID), layers, kv_heads, d), np.float32) for _ in range(3))
+    for j in range(n):
+        key = keys[:, j]
+        near = np.abs(key - reference) <= theta if j else np.zeros(reference.shape, bool)
+        reference = np.where(near, reference, key)
+        zeros += near * np.float32(readers[j])
+        cost += weights[:, j] * np.square(key - reference)
+    return Curves(zeros.astype(np.float64) / (n * (n + 1) / 2), cost.astype(np.float64) / n)
 
 
 def _weights(
@@ -189,25 +208,33 @@ class _Runner:
         self._evaluator.logits(tokens, last=True)
         return model.captured(len(tokens))
 
-    def sensitivities(self, tokens: Sequence[int], curves: Curves) -> Floats:
+    def exact(self, tokens: int) -> npt.NDArray[np.bool_]:
+        """Return which scores of a prompt are exact."""
+        scale, sink = self._options["window_scale"], int(self._options["sink"])
+        return delta.exact_prefill(tokens, delta.window(scale, tokens), sink)
+
+    def sensitivities(self, prompts: Sequence[Sequence[int]], curves: Curves) -> Floats:
         """Return what a unit of cost does in each layer: nats of divergence from the dense distribution."""
         model = self._engine.model
-        shape = (int(model.layers), int(model.kv_heads), int(model.head_dim))
         model.use_cache("f16")
-        dense = _log_softmax(self._evaluator.logits(tokens))
-        tried = int(np.abs(GRID - _TRIED).argmin())
+        dense = [_log_softmax(self._evaluator.logits(p)) for p in prompts]
 
         def divergence(theta: npt.NDArray[np.float32]) -> float:
             model.use_delta(theta, **self._options)
-            found = _log_softmax(self._evaluator.logits(tokens))
-            return float(np.mean((np.exp(dense) * (dense - found)).sum(axis=1)))
+            found = [_log_softmax(self._evaluator.logits(p)) for p in prompts]
+            return float(
+                np.mean([np.mean((np.exp(a) * (a - b)).sum(axis=1)) for a, b in zip(dense, found, strict=True)])
+            )
 
-        floor = divergence(np.full(shape, _NEGLIGIBLE, np.float32))
-        out = np.empty(shape[0])
-        for layer in range(shape[0]):
-            theta = np.full(shape, _NEGLIGIBLE, np.float32)
-            theta[layer] = GRID[tried]
-            out[layer] = max(divergence(theta) - floor, 0.0) / max(float(curves.cost[tried, layer].sum()), 1e-30)
+        tried = solve(curves, _TRIED).astype(np.float32)
+        at = np.abs(GRID[:, None, None, None] - tried).argmin(axis=0)
+        cost = np.take_along_axis(curves.cost, at[None], axis=0)[0].sum(axis=(1, 2))
+        floor = divergence(np.full_like(tried, _NEGLIGIBLE))
+        out = np.empty(len(tried))
+        for layer in range(len(tried)):
+            theta = np.full_like(tried, _NEGLIGIBLE)
+            theta[layer] = tried[layer]
+            out[layer] = max(divergence(theta) - floor, 0.0) / max(float(cost[layer]), 1e-30)
         return np.maximum(out, 0.05 * np.median(out))  # a layer that seems free in one text is not
 
     def nats(self, pieces: Sequence[Sequence[int]]) -> tuple[float, float]:
