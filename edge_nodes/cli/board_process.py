@@ -67,7 +67,7 @@ def _model(task: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}
 
         def make(settings: Mapping[str, Any]) -> Any:
-            made["before"] = process.memory_info().rss
+            made["before"] = _own_bytes(process)
             native = make_model(directory.sizes, threads=1, kernel="auto", **settings)
             made["fixed"] = native.cache_bytes + native.work_bytes
             model = stream(directory, native)
@@ -75,7 +75,7 @@ def _model(task: Mapping[str, Any]) -> dict[str, Any]:
 
             def watched(*args: Any) -> None:
                 step(*args)
-                made["after"] = process.memory_info().rss
+                made["after"] = _own_bytes(process)
 
             model.forward_states = watched  # type: ignore[method-assign]
             return model
@@ -88,7 +88,7 @@ def _model(task: Mapping[str, Any]) -> dict[str, Any]:
     _warm_up()
     tokenizer = Tokenizer(directory.metadata)
     gc.collect()
-    before = process.memory_info().rss
+    before = _own_bytes(process)
     native = make_model(directory.sizes, CONTEXT, slots=1, kv_cache="f16", threads=1, kernel="auto")
     if task["ranks"] > 1:
         config = BoardsConfig(enabled=True, address=task["address"], port=task["port"], deadline_s=60.0)
@@ -114,9 +114,15 @@ def _model(task: Mapping[str, Any]) -> dict[str, Any]:
         "reduced": dict(link.reduced) if link else {},
     }
     fixed = engine.model.cache_bytes + engine.model.work_bytes
-    memory = {"before": before, "after": process.memory_info().rss, "fixed": fixed}
+    memory = {"before": before, "after": _own_bytes(process), "fixed": fixed}
     engine.close()
     return {**found, **_memory(memory, directory)}
+
+
+def _own_bytes(process: Any) -> int:
+    """Return the memory that is this process's alone: not that of libraries, which are mapped files."""
+    found = process.memory_info()
+    return int(found.rss - found.shared)
 
 
 def _warm_up() -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -29,9 +30,25 @@ class MemoryGroup:
     folder: Path
     version: int
 
-    def join(self) -> None:
-        """Put this process into the group."""
+    @contextmanager
+    def hosting(self) -> Iterator[None]:
+        """Processes that are started meanwhile belong to the group, with all of their memory."""
+        resource_tracker.ensure_running()  # outlives the group: not within it
+        before = self._own()
         (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            (before / "cgroup.procs").write_text(str(os.getpid()))
+
+    def _own(self) -> Path:
+        """Return the directory of this process's group."""
+        root = _FILES[self.version][0]
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "" if self.version == 2 else "memory" in controllers.split(","):
+                return root / path.lstrip("/")
+        return root
 
     def peak_bytes(self) -> int:
         """Return the most memory that the group has held."""

@@ -7,9 +7,11 @@ import multiprocessing
 import queue
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from edge_nodes.cli.figures import DataError
+from edge_nodes.cli.memory_group import MemoryGroup
 from edge_nodes.errors import EdgeNodesError
 
 TIMEOUT_S = 240.0
@@ -49,12 +51,13 @@ def answer(results: Any, work: Callable[..., Any], *args: Any) -> None:
         results.put(error)
 
 
-def in_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """Return what `work` returns in a process of its own."""
+def in_process(work: Callable[..., dict[str, Any]], *args: Any, group: MemoryGroup | None = None) -> dict[str, Any]:
+    """Return what `work` returns in a process of its own, in a control group if one is given."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=answer, args=(results, work, *args))
-    process.start()
+    with group.hosting() if group else nullcontext():
+        process.start()
     found: dict[str, Any] = received(results, [process])
     process.join()
     return found

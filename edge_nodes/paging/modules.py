@@ -34,6 +34,7 @@ class StreamedModule:
 
     Attributes:
         window: the window.
+        budget_bytes: most memory of parts.
 
     Raises:
         ModelError: OUT_OF_MEMORY, the budget is too small; BAD_INPUT, a part is not called.
@@ -58,7 +59,7 @@ class StreamedModule:
             tensors = {k: p.detach().numpy().reshape(-1) for k, p in module.named_parameters()}
             write_block(paths[name], tensors)
         sizes = [paths[name].stat().st_size for name in order]
-        budget = budget_bytes or smallest_budget(sizes)
+        self.budget_bytes = budget = budget_bytes or smallest_budget(sizes)
         room = max(map(whole_pages, sizes)) * (readers + 1)
         self.window = BlockWindow(
             sizes,

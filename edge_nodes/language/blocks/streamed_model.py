@@ -11,7 +11,7 @@ import numpy as np
 from edge_nodes.language.blocks.directory import FIXED, BlockDirectory
 from edge_nodes.paging.files import ARRAYS, BlockFile, layout, views
 from edge_nodes.paging.plan import Plan
-from edge_nodes.paging.window import BlockWindow
+from edge_nodes.paging.window import BlockWindow, Load
 
 _IN = {"attn": ("attn_q", "attn_k", "attn_v"), "ffn": ("ffn_gate", "ffn_up")}
 _OUT = {"attn": "attn_output", "ffn": "ffn_down", "head": "output"}
@@ -24,6 +24,7 @@ class StreamedModel:
         model: `edge_nodes.native._kernels.Model` of the directory's sizes.
         directory: where the blocks are.
         plan: readers, pinned blocks and budget.
+        load: fills the memory of a block in place of reading its file; called by several threads.
         direct: read past the page cache.
 
     Attributes:
@@ -34,12 +35,14 @@ class StreamedModel:
         ModelError: the budget is too small, or a file is not a block.
     """
 
-    def __init__(self, model: Any, directory: BlockDirectory, plan: Plan, *, direct: bool = True) -> None:
+    def __init__(
+        self, model: Any, directory: BlockDirectory, plan: Plan, *, load: Load | None = None, direct: bool = True
+    ) -> None:
         order, head = directory.order(), directory.head()
         self.plan, self.name = plan, directory.name
         self.window = BlockWindow(
             [file.bytes for file in order],
-            [file.path for file in order],
+            load or [file.path for file in order],
             budget_bytes=plan.budget_bytes,
             readers=plan.readers,
             pinned=plan.pinned,
