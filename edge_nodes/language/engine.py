@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from edge_nodes import models
 from edge_nodes.errors import EdgeNodesError, State
-from edge_nodes.language import kernel_choice
+from edge_nodes.language import heap, kernel_choice
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.blocks.directory import is_block_directory
 from edge_nodes.language.config import BoardsConfig, SamplingConfig
@@ -290,8 +291,24 @@ def load(
     options: dict[str, Any] = {"slots": slots, "kv_cache": kv_cache, "threads": threads, "kernel": kernel}
 
     def make(sizes: Mapping[str, Any], context_limit: float) -> Any:
-        return make_model(sizes, min(context_tokens, int(context_limit)), **options)
+        return make_model(sizes, int(min(context_tokens, context_limit)), **options)
 
+    try:
+        return _open(path, make, options, boards=boards, memory_budget_mb=memory_budget_mb, progress=progress)
+    finally:
+        heap.give_back()  # what the vocabulary's lists took: 17 MB of 128,256 words
+
+
+def _open(
+    path: str | Path,
+    make: Callable[[Mapping[str, Any], float], Any],
+    options: dict[str, Any],
+    *,
+    boards: BoardsConfig | None,
+    memory_budget_mb: int,
+    progress: Callable[[str], None],
+) -> Engine:
+    """Return the engine of a model that `make` makes of sizes and context; `options` are what it goes by."""
     if boards is not None and boards.enabled:
         from edge_nodes.language.boards.master import open_boards
 
@@ -308,9 +325,9 @@ def load(
     progress(f"reading {found.path.name}")
     file = GgufFile(found.path, found.manifest.get("metadata"))
     tokenizer = Tokenizer(file.metadata)
-    options["dense"] = file.dense and _dense(kernel, progress)
+    options["dense"] = file.dense and _dense(options["kernel"], progress)
     try:
-        model = make(file.sizes(), file.number("context_length", context_tokens))
+        model = make(file.sizes(), file.number("context_length", math.inf))
     except (ValueError, TypeError) as error:
         raise file.bad("unsupported sizes", error) from error
     file.fill(model, progress)
