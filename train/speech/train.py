@@ -71,6 +71,7 @@ def loss_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the CTC losses of the exits and what they lose against the last one, both (exits,), per symbol."""
     sizes = torch.tensor([len(t) for t in targets])
+    symbols = sizes.sum().clamp(min=1)  # a batch may be all noise
     flat, frames = torch.cat(targets), (lengths + 1) // 2
     # For short clips the plain product is faster on a CPU than the fused one.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
@@ -84,7 +85,7 @@ def loss_of(
         real = torch.arange(outputs[0].shape[1]) < frames[:, None]
         teacher = outputs[-1][real].detach()
         apart = [nn.functional.kl_div(x[real], teacher, reduction="sum", log_target=True) for x in outputs]
-    return torch.stack(losses) / sizes.sum(), distil * torch.stack(apart) / sizes.sum()
+    return torch.stack(losses) / symbols, distil * torch.stack(apart) / symbols
 
 
 def rate(done: float) -> float:
