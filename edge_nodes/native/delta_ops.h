@@ -89,8 +89,12 @@ EDGE_INLINE void keep(const float* tile, int first, int until, float* scores) {
   for (int i = first > 0 ? first : 0; i < until && i < kKeyBlock; ++i) scores[i] = tile[i];
 }
 
-// Rows of queries that take part in one pass over the changes; see `in_rows`.
-EDGE_INLINE bool one_pass(int rows) { return rows <= 4 || rows == 6; }
+// Whether changes stay in registers: few rows take part in one pass over them (see `in_rows`), and heads are narrow: the
+// values of wide ones are slow to sum unless fetched before, as `spread` does.
+EDGE_INLINE bool in_registers(const CodedQueries& x) {
+  constexpr int kNarrow = 16;  // quads
+  return kSpreadsInRegisters && x.quads <= kNarrow && (x.rows <= 4 || x.rows == 6);
+}
 
 template <int Tiles>
 EDGE_INLINE PackedTiles<Tiles> packed(const DeltaTiles& keys, int t) {
@@ -131,7 +135,7 @@ EDGE_INLINE void walk_tiles(const DeltaTiles& keys, int t, const CodedQueries& x
   const Escape *begin = walk.escape, *last = keys.escapes + keys.escape_count;
   const PackedTiles<Tiles> changes = packed<Tiles>(keys, t);
   for (int k = 0; k < Tiles * keys.quads; k += 8) __builtin_prefetch(changes.masks + kNextBytes / 8 + k);
-  const bool stored = !kSpreadsInRegisters || !one_pass(x.rows);
+  const bool stored = !in_registers(x);
   if (stored) spread(keys, t, changes, lines);
   while (walk.escape < last && walk.escape->tile < t + Tiles) ++walk.escape;
   in_rows(x.rows, [&](int row, auto count) {
