@@ -21,8 +21,8 @@ _NEIGHBOURS = np.ones((3, 3), int)
 _ANGLES = np.radians(np.arange(0, 90, 5))
 _SMALL_M, _LORRY_M = 1.3, 12.0
 # Votes of a cell for its class within a thing: a third of a person makes it one.
-# Half of a small car, m^2, and as much of its width and length, m.
-_VEHICLE_AREA, _VEHICLE_WIDTH_M, _VEHICLE_LENGTH_M = 2.0, 0.9, 1.8
+# Half of a small car (3.5 m by 1.6 m), m^2: on simulated scenes, where precision times recall is about best.
+_VEHICLE_AREA = 2.8
 _VOTE = {VEHICLE: 1.0, PERSON: 2.2, OBSTACLE: 1.0}
 
 
@@ -58,24 +58,16 @@ def sized_vehicles(labels: npt.NDArray[np.uint8], resolution_m: float) -> npt.ND
     """Return labels (H, W) in which vehicles of impossible size are other obstacles.
 
     Networks call the odd patch of a hedge or a wall a vehicle. What is connected and smaller than half a small car is
-    none. Long ones stay: parked cars touch each other.
+    none.
 
     Args:
         labels: (H, W) class ids.
         resolution_m: side of a cell.
     """
     islands, count = ndimage.label(labels == VEHICLE, _NEIGHBOURS)
-    large = np.bincount(islands.ravel(), minlength=count + 1) * resolution_m**2 >= _VEHICLE_AREA
-    out = labels.copy()
-    out[~large[islands] & (islands > 0)] = OBSTACLE
-    for island, window in enumerate(ndimage.find_objects(islands), start=1):
-        if not large[island]:
-            continue
-        rows, columns = np.nonzero(islands[window] == island)
-        _, _, length, width, _ = box(rows * resolution_m, columns * resolution_m, resolution_m)
-        if width < _VEHICLE_WIDTH_M or length < _VEHICLE_LENGTH_M:
-            out[window][rows, columns] = OBSTACLE
-    return out
+    small = np.bincount(islands.ravel(), minlength=count + 1) * resolution_m**2 < _VEHICLE_AREA
+    small[0] = False
+    return np.where(small[islands], np.uint8(OBSTACLE), labels)
 
 
 def detect(

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import grid_sample, interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MULTIPLE = 32
 """Sides of input maps are multiples of this."""
 NEWEST = 8
 """Channels of the newest scan and of the one before it."""
+EARLIER = (10, 14, 24)
+"""Channels that hold the obstacles of 0.3, 0.5 and 1 s ago."""
 
 
 class Unit(nn.Module):
@@ -120,19 +122,35 @@ class AutoencoderNetwork(nn.Module):
         below = list(widths[1:])[::-1]
         self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
         self.merge = nn.ModuleList(Unit(a, a) for a in above)
-        # Two by two cells of the newest scan and the one before it, as channels of the decoder's map.
-        self.join = Unit(widths[0] + 4 * NEWEST, widths[0])
+        # Two by two cells of the newest scan and some before it, as channels of the decoder's map.
+        self.join = Unit(widths[0] + 4 * (NEWEST + len(EARLIER)), widths[0])
         self.head = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
+        self.flow = nn.Conv2d(widths[0], 2, 3, padding=1)
+        for values in self.flow.parameters():
+            nn.init.zeros_(values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits; H and W are multiples of `MULTIPLE`."""
         y = self.middle(self.encoder(x)[-1])
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest"))
-        measured = torch.pixel_unshuffle(x[:, :NEWEST], 2)
-        y = self.join(torch.cat([y, measured], 1))
-        logits: Tensor = torch.pixel_shuffle(self.head(y), 2)
-        return logits
+        measured = torch.cat([x[:, :NEWEST], *(x[:, c : c + 1] for c in EARLIER)], 1)
+        y = self.join(torch.cat([y, torch.pixel_unshuffle(measured, 2)], 1))
+        logits = torch.pixel_shuffle(self.head(y), 2).float()
+        # What is there now goes where its cells' flow carries it; the rest of the forecast is learned freely.
+        now = logits[:, :1]
+        way = interpolate(self.flow(y).float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return torch.cat([now, logits[:, 1:] + moved_along(now, way) - now], 1)
+
+
+def moved_along(x: Tensor, way: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) after all has moved along `way` (B, 2, H, W): tens of cells to the right, down."""
+    height, width = x.shape[-2:]
+    rows, columns = (torch.arange(n, device=x.device, dtype=way.dtype) for n in (height, width))
+    u = (columns[None, None] - 10 * way[:, 0] + 0.5) * (2 / width) - 1
+    v = (rows[None, :, None] - 10 * way[:, 1] + 0.5) * (2 / height) - 1
+    grid = torch.stack([u, v], -1)
+    return grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def distance(x: Tensor) -> Tensor:

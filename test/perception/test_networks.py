@@ -12,7 +12,7 @@ from edge_nodes.perception import PerceptionError
 from edge_nodes.perception.device import parse
 
 torch = pytest.importorskip("torch")
-from edge_nodes.perception.networks import KINDS, fused  # noqa: E402
+from edge_nodes.perception.networks import KINDS, fused, moved_along  # noqa: E402
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("pyramid", 6), ("autoencoder", 2)])
@@ -53,6 +53,15 @@ def test_a_cell_sees_what_is_far_away():
     seen = x.grad.abs().sum((0, 1)) > 0
     assert seen[8, 64]
     assert seen[64, 120]
+
+
+def test_content_goes_where_its_flow_says():
+    torch.manual_seed(1)
+    x = torch.rand(2, 3, 16, 24)
+    way = torch.tensor([0.3, -0.2]).view(1, 2, 1, 1).expand(2, 2, 16, 24)  # three cells right, two up
+    got = moved_along(x, way)
+    torch.testing.assert_close(got[..., :-2, 3:], x[..., 2:, :-3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moved_along(x, torch.zeros(2, 2, 16, 24)), x, atol=1e-5, rtol=1e-5)
 
 
 def test_devices():

@@ -25,7 +25,7 @@ from edge_nodes.perception.inference import FORMAT
 from train.perception.calibrate import calibrate
 from train.perception.dataset import TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
 from train.perception.evaluate import evaluate
-from train.perception.train import NETWORKS, checkpoint
+from train.perception.train import NETWORKS, begin, checkpoint
 
 WHAT = {
     "segmentation": ("pyramid", {"inputs": 36, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
@@ -33,8 +33,10 @@ WHAT = {
 }
 CARD = """# {title}
 
-{what} 16 bird's-eye-view maps in (36 channels: the newest scan as point counts in six slices of height above the
-ground, each older one as obstacle and ground counts, moved by the robot's motion as scan matching finds it), cells of
+{what}
+
+16 bird's-eye-view maps in (36 channels: the newest scan as point counts in six slices of height above the ground, each
+older one as obstacle and ground counts, moved by the robot's motion as scan matching finds it), cells of
 {resolution} m, {parameters:,} parameters stored as float16. Architecture `{architecture}` in
 `edge_nodes/perception/networks.py`, after the Parallel Perception Network (arXiv 2412.18165); its code and weights
 were not used.
@@ -44,9 +46,9 @@ were not used.
   openings, rails, car parks, a race track; spinning sensors of 16 to 128 rings 0.3 to 2 m above the ground, a 64-ring
   one on a car, rosettes and domes whose pattern does not repeat, one outdoor scene in seven in rain; standing and
   moving robots. No recorded data.
-- **Training:** `python -m train.perception.dataset`, `python -m train.perception.train {network} --start shipped` from
-  the weights before these, then `python -m train.perception.export`, which also shifts the last biases for the best
-  overlap on training scenes; CPU only, {effort}.
+- **Training:** `python -m train.perception.dataset`, `python -m train.perception.train {network} --start shipped`
+  from the weights before these, then `python -m train.perception.export`, which also shifts the last biases for the
+  best overlap on training scenes; CPU only, {effort}.
 - **Held-out metric:** {samples} stamps of {test} other simulated sequences, printed by
   `python -m train.perception.evaluate` (intersection over union). Left out are the cells of things with fewer than 3
   returns in the newest scan and fewer than 12 in four:
@@ -54,16 +56,18 @@ were not used.
 {table}
 
 {real}- **Limits:** trained on simulated scenes only; no dust, no reflections, rain only as lost and added returns;
-  ground steps higher than 0.15 m count as obstacles; learned at 10 scans a second. {extra}
+  ground steps higher than 0.15 m count as obstacles; learned at 10 scans a second.
+  {extra}
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
 EFFORT = {
     "segmentation": "some 70 minutes on less than one core for what was added last",
-    "reconstruction": "some 55 minutes on a third of a core for what was added last",
+    "reconstruction": "some 55 minutes on a third of a core for what was added last;\n"
+    "  `--keep 0.25` left a quarter of the weights before in it, which helped on recorded frames",
 }
 EXTRA = {
-    "segmentation": "Persons are easily mistaken for posts and\n  trunks in a single scan.",
-    "reconstruction": "Where the forecast is no better than the\n  present occupancy, the tables say so.",
+    "segmentation": "Posts and trunks are easily mistaken for persons in a single scan.",
+    "reconstruction": "The forecast is little better than the network's present occupancy: see the tables.",
 }
 
 
@@ -71,7 +75,9 @@ def table(rows: dict[str, dict[str, float]], title: str) -> str:
     """Return a Markdown table: a row for each method."""
     columns = list(next(iter(rows.values())))
     lines = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{v:.3f}" for v in row.values()) + " |" for name, row in rows.items()]
+    for name, row in rows.items():
+        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -111,6 +117,8 @@ def real_frames(name: str, packs: Sequence[Path]) -> str:
             found = evaluation.reconstruction(Console(quiet=True), pack, model=folder, device="cpu", quick=False)
             rows = {method: {"forecast IoU": value} for method, value in found["results"]["forecast_iou"].items()}
         parts.append(f"{table(rows, pack.stem).replace('nan', '-')}\n\n")
+        if not rows["network"].get("cars_on_map", 1):
+            parts.append("None of that set's labelled cars lies on the map.\n\n")
     if not parts:
         return ""
     about = (
@@ -133,11 +141,22 @@ def calibrated(name: str) -> dict[str, torch.Tensor]:
     return {k: v.contiguous() for k, v in network.state_dict().items()}
 
 
-def write_weights(name: str, folder: Path) -> None:
+def mixed(state: dict[str, torch.Tensor], name: str, keep: float) -> dict[str, torch.Tensor]:
+    """Return `state` with the share `keep` of the shipped weights in it, for what they knew better.
+
+    Weights trained on from others may be averaged with them (arXiv 2109.01903, section 3).
+    """
+    before = begin(name, "shipped").state_dict()
+    return {k: v.lerp(before[k], keep) if v.dtype.is_floating_point else v for k, v in state.items()}
+
+
+def write_weights(name: str, folder: Path, keep: float) -> None:
     """Write the weights of one network and a first manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "model.safetensors"
     state = calibrated(name)
+    if keep:
+        state = mixed(state, name, keep)
     save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}, file)
     file.chmod(0o644)
     models.write_manifest(folder, file.name)
@@ -188,12 +207,13 @@ def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(WHAT), help="write this network's weights, leave the other's")
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the shipped weights in the new ones")
     parser.add_argument("--real", nargs="*", type=Path, default=[], help="packs of recorded clouds for the cards")
     args = parser.parse_args()
     folders = {name: models.SHIPPED / "perception" / name for name in WHAT}
     for name, folder in folders.items():
         if args.only in (None, name):
-            write_weights(name, folder)
+            write_weights(name, folder, args.keep)
     metrics = evaluate(held_out())
     print(json.dumps(metrics, indent=1))
     for name, folder in folders.items():
