@@ -190,7 +190,7 @@ def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> d
     for number in range(rounds):
         for load_ in loads:
             for way, run in ways.items():
-                if not _wanted(way, load_.name, number):
+                if not _wanted(way, load_.name, number, 1 if quick else ROUNDS):
                     continue
                 with console.status(f"{engine.name}: {load_.name}, {way}"):
                     done = run(load_)
@@ -217,18 +217,18 @@ def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> d
     }
 
 
-def _wanted(way: str, load: str, number: int) -> bool:
-    """Return whether a way takes part in a round: the peer takes long, and many rounds are for first requests only."""
-    if way == LLAMA:
-        return load in COMPARED and number < ROUNDS
-    return number < ROUNDS or load in FIRSTS
+def _wanted(way: str, load: str, number: int, rounds: int) -> bool:
+    """Return whether a way takes part in a round: the peer takes long, and later rounds are for first requests only."""
+    if number < rounds:
+        return way != LLAMA or load in COMPARED
+    return load in FIRSTS and way in (SERIAL, *FUSED)
 
 
 def _firsts(latencies_s: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str, Any]]:
     """Return the mean latency of first requests over that of those that were served alone in the same rounds."""
     rows = []
     for (load, way), found in latencies_s.items():
-        if load not in FIRSTS or way in (SERIAL, LLAMA):
+        if load not in FIRSTS or way not in FUSED:
             continue
         alone = latencies_s[load, SERIAL]
         rows.append(
