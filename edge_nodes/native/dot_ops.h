@@ -41,16 +41,6 @@ EDGE_INLINE IntVec codes_of(const uint8_t* group, int r, int s) {
   return low | ((s % 4 == 3 ? high >> 2 : high << (4 - s % 4 * 2)) & 0x30303030);
 }
 
-// Lines that registers [first, first + R) will need soon.
-template <int Bits, int R>
-EDGE_INLINE void prefetch_group(const uint8_t* group, int first) {
-  constexpr int kLines = R < kPerLine ? Bits : Bits * R / kPerLine;
-  const uint8_t* p = group + first / kPerLine * (Bits * 64) + kAhead;
-#pragma GCC unroll 16
-  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * 64);
-  if (Bits == 6) __builtin_prefetch(group + Bits * 128 + kAhead);
-}
-
 // Sums of R registers of rows times T tokens on their way up a SumTree.
 template <int R, int T>
 struct Branches {
@@ -80,6 +70,13 @@ struct GroupedTile {
   const uint8_t* codes;
   const uint16_t *scales, *mins;
   int zero;
+  const uint8_t* unpacked;  // the codes as they lie at 8 bits, or null
+};
+
+// Lines that will be needed soon, so many of which are asked for with each group.
+struct Ahead {
+  const uint8_t* data;
+  int lines;
 };
 
 // Of register r of a tile's rows, the scales of columns 16 * half .. of group g, or of the whole group.
@@ -91,9 +88,9 @@ EDGE_INLINE Vec scales_of(const GroupedTile& w, const uint8_t* codes, int g, int
 }
 
 // R registers of rows times T tokens over all groups.
-template <int Bits, bool Min, int T, int R>
+template <int Bits, bool Min, bool Unpacked, int T, int R>
 static void grouped_block(const GroupedTile& w, int first, const Activations& x, int t0, float* y, int y_stride,
-                          bool add) {
+                          bool add, Ahead ahead) {
   using P = Product<Bits>;
   constexpr int kParts = Bits == 6 ? 2 : 1, kQuads = 8 / kParts;  // of a group, with scales of their own
   const uint8_t* codes = w.codes;
@@ -103,7 +100,7 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
 #pragma GCC unroll 16
   for (int i = 0; i < R * T; ++i) f[i / T][i % T] = Vec{};
   for (int g = 0, left = unit; g < x.groups; ++g, codes += packed_bytes(Bits)) {
-    if (T <= 4) prefetch_group<Bits, R>(codes, first);
+    for (int i = 0; i < ahead.lines; ++i, ahead.data += 64) __builtin_prefetch(ahead.data);
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
       typename P::Acc acc[R][T];
@@ -119,7 +116,8 @@ static void grouped_block(const GroupedTile& w, int first, const Activations& x,
       for (int s = part * kQuads; s < (part + 1) * kQuads; ++s) {
         IntVec line[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) line[r] = codes_of<Bits>(codes, first + r, s);
+        for (int r = 0; r < R; ++r)
+          line[r] = Unpacked ? codes_of<8>(w.unpacked + g * 1024, first + r, s) : codes_of<Bits>(codes, first + r, s);
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
           const IntVec quad = four_columns(x.q + (size_t(t0 + t) * x.groups + g) * kGroup + s * 4);
@@ -166,35 +164,62 @@ constexpr int block_rows(int tokens, int sums) {
 constexpr int kGroupedTokens = kAccumulators / (2 * kBlockRows);  // int32 and float sums
 constexpr int kTernaryTokens = kAccumulators / kBlockRows;
 
-template <int Bits, bool Min, int T>
-static void grouped_rows(const GroupedTile& w, const Activations& x, int t, float* y, int y_stride, bool add) {
+// All registers of rows, in one or more passes; `pass` counts those of all tokens, each of which asks for its part.
+template <int Bits, bool Min, bool Unpacked, int T>
+static void grouped_rows(const GroupedTile& w, const Activations& x, int t, float* y, int y_stride, bool add,
+                         const Ahead& ahead, int& pass) {
   constexpr int kRows = block_rows(T, 2);
-  for (int r = 0; r < kRegisters; r += kRows) grouped_block<Bits, Min, T, kRows>(w, r, x, t, y, y_stride, add);
+  for (int r = 0; r < kRegisters; r += kRows, ++pass) {
+    const Ahead part{ahead.data + size_t(pass) * x.groups * ahead.lines * 64, ahead.lines};
+    grouped_block<Bits, Min, Unpacked, T, kRows>(w, r, x, t, y, y_stride, add, part);
+  }
 }
 
-template <int Bits, bool Min, int... T>
+// With many tokens a tile is read from memory once, but multiplied several times: meanwhile the next one is asked for.
+template <int Bits, bool Min, bool Unpacked, int... T>
 static void grouped_tile(const GroupedTile& w, const Activations& x, int n, float* y, int y_stride, bool add,
                          std::integer_sequence<int, T...>) {
-  static constexpr decltype(&grouped_rows<Bits, Min, 1>) run[] = {grouped_rows<Bits, Min, T + 1>...};
+  static constexpr decltype(&grouped_rows<Bits, Min, Unpacked, 1>) run[] = {
+      grouped_rows<Bits, Min, Unpacked, T + 1>...};
+  constexpr int kLines = packed_bytes(Bits) / 64;
   const int tokens = block_tokens(n, kGroupedTokens);
-  for (int t = 0; t < n; t += tokens) run[std::min(tokens, n - t) - 1](w, x, t, y, y_stride, add);
+  const int passes = (n + tokens - 1) / tokens * (kRegisters / block_rows(tokens, 2));
+  const size_t distance = passes > 1 ? size_t(x.groups) * packed_bytes(Bits) : kAhead;
+  const Ahead ahead{w.codes + distance, (kLines + passes - 1) / passes};
+  for (int t = 0, pass = 0; t < n; t += tokens)
+    run[std::min(tokens, n - t) - 1](w, x, t, y, y_stride, add, ahead, pass);
+}
+
+static void unpack_six_bits(const uint8_t* codes, int groups, uint8_t* out) {
+  for (int g = 0; g < groups; ++g, codes += packed_bytes(6), out += 1024)
+#pragma GCC unroll 8
+    for (int r = 0; r < kRegisters; ++r)
+#pragma GCC unroll 8
+      for (int s = 0; s < 8; ++s)
+        *reinterpret_cast<IntVecAny*>(out + r / kPerLine * 512 + s * 64 + r % kPerLine * (4 * kFloats)) =
+            codes_of<6>(codes, r, s);
 }
 
 static void multiply(const Matrix& w, int begin, int end, const Activations& x, int n, float* y, int y_stride,
-                     bool add, uint8_t*) {
+                     bool add, uint8_t* scratch) {
   constexpr std::make_integer_sequence<int, kGroupedTokens> kTokens{};
+  const uint8_t* unpacked = w.bits == 6 && n > kGroupedTokens ? scratch : nullptr;
   for (int tile = begin; tile < end; ++tile) {
     const size_t at = size_t(tile) * w.scale_groups() * kTile;
-    const GroupedTile t{w.tile_codes(tile), w.scales.data() + at, w.has_min ? w.mins.data() + at : nullptr, w.zero};
+    const GroupedTile t{w.tile_codes(tile), w.scales.data() + at, w.has_min ? w.mins.data() + at : nullptr, w.zero,
+                        unpacked};
+    if (unpacked) unpack_six_bits(t.codes, w.groups, scratch);
     float* out = y + tile * kTile;
     if (w.bits == 8)
-      grouped_tile<8, false>(t, x, n, out, y_stride, add, kTokens);
+      grouped_tile<8, false, false>(t, x, n, out, y_stride, add, kTokens);
+    else if (unpacked)
+      grouped_tile<6, false, true>(t, x, n, out, y_stride, add, kTokens);
     else if (w.bits == 6)
-      grouped_tile<6, false>(t, x, n, out, y_stride, add, kTokens);
+      grouped_tile<6, false, false>(t, x, n, out, y_stride, add, kTokens);
     else if (w.has_min)
-      grouped_tile<4, true>(t, x, n, out, y_stride, add, kTokens);
+      grouped_tile<4, true, false>(t, x, n, out, y_stride, add, kTokens);
     else
-      grouped_tile<4, false>(t, x, n, out, y_stride, add, kTokens);
+      grouped_tile<4, false, false>(t, x, n, out, y_stride, add, kTokens);
   }
 }
 
@@ -206,6 +231,15 @@ EDGE_INLINE void add_sums(const Matrix& w, const TokenActivations& x, IntVec sum
   sum -= x.sum[size_t(t) * x.blocks + block];
   const uint16_t* scales = w.scales.data() + (size_t(row / kTile) * x.blocks + block) * kTile + row % kTile;
   total = fused(__builtin_convertvector(sum, Vec), load(scales), total);
+}
+
+// Lines that registers [first, first + R) of a tile will need soon.
+template <int R>
+EDGE_INLINE void prefetch_ternary(const uint8_t* group, int first) {
+  constexpr int kLines = R < kPerLine ? 2 : 2 * R / kPerLine;
+  const uint8_t* p = group + first / kPerLine * 128 + kAhead;
+#pragma GCC unroll 4
+  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * 64);
 }
 
 // R registers of rows, from register `first` of a tile, times T tokens, straight from the packed codes.
@@ -233,7 +267,7 @@ static void ternary_block(const Matrix& w, int tile, int first, const TokenActiv
     for (int i = 0; i < R * T * kChains; ++i) acc[i / (T * kChains)][i / kChains % T][i % kChains] = P::start(0);
     const int begin = g, stop = kWhole ? w.groups : std::min(g + kStep, w.groups);
     for (; g < stop; ++g, codes += 256) {
-      prefetch_group<2, R>(codes, first);
+      prefetch_ternary<R>(codes, first);
 #pragma GCC unroll 8
       for (int s = 0; s < 8; ++s, q += 4 * T) {
         IntVec line[R];

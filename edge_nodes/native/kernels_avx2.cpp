@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX2 kernels: 8 rows to a register, products of bytes summed in int16 where they fit.
-#include "kernels.h"
+#include "kernel_table.h"
 
 #if EDGE_X86
 #include <immintrin.h>
@@ -120,11 +120,7 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 #endif
 
 const Kernels& avx2_kernels() {
-  static const Kernels table{"avx2",       avx2::multiply, avx2::quantise,  avx2::rms_norm,
-                             avx2::swiglu, avx2::attend, avx2::to_half, avx2::statistics,
-                             avx2::kTernaryTokens, 32, avx2::quantise_token, avx2::ternary_dot, avx2::ternary_lut,
-                             avx2::dense_dot, avx2::dense_lut,
-                             avx2::product_peak, avx2::table_rows, avx2::read_memory};
+  static const Kernels table = EDGE_KERNELS("avx2", avx2, 32, avx2::dense_dot);
   return table;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX-512 VNNI kernels: 16 rows to a register, 4 columns to an instruction, 32 rows x 6 tokens to a block.
-#include "kernels.h"
+#include "kernel_table.h"
 
 #if EDGE_X86
 #include <immintrin.h>
@@ -89,11 +89,7 @@ EDGE_INLINE void lut_offsets(const uint8_t* line, uint64_t* out) {
 const Kernels& avx512_kernels() {
   __builtin_cpu_init();
   const auto dense_dot = __builtin_cpu_supports("avx512vbmi") ? dense_dot_vbmi : avx512::dense_dot;
-  static const Kernels table{"avx512vnni",   avx512::multiply, avx512::quantise,  avx512::rms_norm,
-                             avx512::swiglu, avx512::attend, avx512::to_half, avx512::statistics,
-                             avx512::kTernaryTokens, 1 << 30, avx512::quantise_token, avx512::ternary_dot, avx512::ternary_lut,
-                             dense_dot, avx512::dense_lut,
-                             avx512::product_peak, avx512::table_rows, avx512::read_memory};
+  static const Kernels table = EDGE_KERNELS("avx512vnni", avx512, 1 << 30, dense_dot);
   return table;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX-VNNI: the products of AVX-512 VNNI on half as wide registers; all else is as with AVX2.
-#include "kernels.h"
+#include "kernel_table.h"
 
 #if EDGE_X86
 #include <immintrin.h>
@@ -60,15 +60,7 @@ constexpr int kAccumulators = 12;
 #endif
 
 const Kernels& avxvnni_kernels() {
-  static const Kernels table = [] {
-    Kernels k = avx2_kernels();
-    k.name = "avxvnni";
-    k.multiply = avxvnni::multiply;
-    k.ternary_dot = avxvnni::ternary_dot;
-    k.dense_dot = avxvnni::dense_dot;
-    k.product_peak = avxvnni::product_peak;
-    return k;
-  }();
+  static const Kernels table = EDGE_KERNELS_OVER(avx2_kernels(), "avxvnni", avxvnni);
   return table;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // NEON as every 64-bit ARM has it: products of bytes are summed in int16 where they fit.
-#include "kernels.h"
+#include "kernel_table.h"
 
 #if EDGE_ARM
 #include <arm_neon.h>
@@ -61,16 +61,7 @@ struct Product<8> {
 }  // namespace neon
 
 const Kernels& neon_kernels() {
-  static const Kernels table = [] {
-    Kernels k = portable_kernels();
-    k.name = "neon";
-    k.tokens = neon::kTernaryTokens;
-    k.multiply = neon::multiply;
-    k.ternary_dot = neon::ternary_dot;
-    k.dense_dot = neon::dense_dot;
-    k.product_peak = neon::product_peak;
-    return k;
-  }();
+  static const Kernels table = EDGE_KERNELS_OVER(portable_kernels(), "neon", neon);
   return table;
 }
 

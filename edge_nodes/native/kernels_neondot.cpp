@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // NEON with the dot product of Armv8.2 (sdot): 4 rows to a register, 4 columns to an instruction.
-#include "kernels.h"
+#include "kernel_table.h"
 
 #if EDGE_ARM
 #include <arm_neon.h>
@@ -52,15 +52,7 @@ struct Product {
 #endif
 
 const Kernels& neondot_kernels() {
-  static const Kernels table = [] {
-    Kernels k = neon_kernels();
-    k.name = "neondot";
-    k.multiply = neondot::multiply;
-    k.ternary_dot = neondot::ternary_dot;
-    k.dense_dot = neondot::dense_dot;
-    k.product_peak = neondot::product_peak;
-    return k;
-  }();
+  static const Kernels table = EDGE_KERNELS_OVER(neon_kernels(), "neondot", neondot);
   return table;
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels.h"
+#include "kernel_table.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // 64-byte vectors never cross a translation unit
 
@@ -11,7 +11,7 @@ namespace edge {
 namespace portable {
 namespace {
 
-constexpr int kFloats = 4;
+constexpr int kFloats = 4, kTernaryTokens = 1;
 
 #include "float_ops.h"
 
@@ -223,10 +223,7 @@ long product_peak(long) { return 0; }
 }  // namespace portable
 
 const Kernels& portable_kernels() {
-  using namespace portable;
-  static const Kernels table{"portable", multiply, quantise, rms_norm, swiglu, attend, to_half, statistics,
-                             1, 32, quantise_token, ternary_dot, ternary_lut, ternary_dot, dense_lut,
-                             product_peak, table_rows, read_memory};
+  static const Kernels table = EDGE_KERNELS("portable", portable, 32, portable::ternary_dot);
   return table;
 }
 

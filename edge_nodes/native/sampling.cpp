@@ -31,7 +31,9 @@ int Sampler::draw(const float* logits, int size, double number, const std::vecto
   if (sampling_.top_k > 0) {
     largest(sampling_.top_k);
     weigh();
-    if (sampling_.top_p < 1.0) cut(sampling_.top_p);
+    double total = 0.0;
+    for (const Candidate& c : kept_) total += c.weight;
+    if (sampling_.top_p < 1.0) cut(sampling_.top_p * total);
   } else if (sampling_.top_p < 1.0) {
     leading(sampling_.top_p);
   } else {
@@ -114,18 +116,17 @@ void Sampler::weigh() {
   for (Candidate& c : kept_) c.weight = std::exp(double(c.value) - double(top_));
 }
 
-// Keeps the fewest leading tokens whose weight reaches the share of all kept weight; at least one.
-void Sampler::cut(double share) {
-  double total = 0.0;
-  for (const Candidate& c : kept_) total += c.weight;
+// Keeps the fewest leading tokens whose weights add up to `weight`, at least one; false if all together do not.
+bool Sampler::cut(double weight) {
   double sum = 0.0;
   for (size_t i = 0; i < kept_.size(); ++i) {
     sum += kept_[i].weight;
-    if (sum >= share * total) {
+    if (sum >= weight) {
       kept_.resize(i + 1);
-      return;
+      return true;
     }
   }
+  return false;
 }
 
 // Keeps the fewest most probable tokens whose probability reaches the share, of all tokens that may come.
@@ -136,15 +137,7 @@ void Sampler::leading(double share) {
   for (int64_t k = kFirstGuess;; k *= kGrowth) {
     largest(int(std::min<int64_t>(k, int64_t(values_.size()))));
     weigh();
-    double sum = 0.0;
-    for (size_t i = 0; i < kept_.size(); ++i) {
-      sum += kept_[i].weight;
-      if (sum >= share * total) {
-        kept_.resize(i + 1);
-        return;
-      }
-    }
-    if (k >= int64_t(values_.size())) return;
+    if (cut(share * total) || k >= int64_t(values_.size())) return;
   }
 }
 

@@ -39,7 +39,7 @@ class Sampler {
   void at_least(float bound);
   void leading(double share);
   void weigh();
-  void cut(double share);
+  bool cut(double weight);
   int pick(double number) const;
 
   Sampling sampling_;

@@ -63,7 +63,7 @@ void TernaryWork::look_up(Pool& pool, const Kernels& kernels, const Product* pro
               [&](const Product& p, int begin, int end, int thread) {
                 (p.matrix->dense ? kernels.dense_lut : kernels.ternary_lut)(
                     *p.matrix, begin, end, x, n, p.y, p.y_stride(), add,
-                                    scratch_.data() + scratch_size_ * size_t(thread));
+                    scratch_.data() + scratch_size_ * size_t(thread));
               });
 }
 
@@ -77,13 +77,12 @@ void TernaryWork::dot(Pool& pool, const Kernels& kernels, const Product* product
     pool.run((tokens + step - 1) / step,
              [&](int block, int) { block_activations(x, block * step, std::min(tokens, (block + 1) * step)); });
   }
-  share_tiles(pool, products, count, small_chunk(tiles_of(products, count), pool.threads()),
-              [&](const Product& p, int begin, int end, int thread) {
-                const int stride = p.y_stride();
-                (p.matrix->dense ? kernels.dense_dot : kernels.ternary_dot)(
-                    *p.matrix, begin, end, x, tokens, p.y + size_t(first) * stride, stride, add,
-                                    scratch_.data() + scratch_size_ * size_t(thread));
-              });
+  share_tiles_evenly(pool, products, count, [&](const Product& p, int begin, int end, int thread) {
+    const int stride = p.y_stride();
+    (p.matrix->dense ? kernels.dense_dot : kernels.ternary_dot)(
+        *p.matrix, begin, end, x, tokens, p.y + size_t(first) * stride, stride, add,
+        scratch_.data() + scratch_size_ * size_t(thread));
+  });
 }
 
 void TernaryWork::multiply(Pool& pool, const Kernels& kernels, const Product* products, int count,
