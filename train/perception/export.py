@@ -66,7 +66,8 @@ EFFORT = {
     "  `--keep 0.25` left a quarter of the weights before in it, which helped on recorded frames",
 }
 EXTRA = {
-    "segmentation": "Posts and trunks are easily mistaken for persons in a single scan.",
+    "segmentation": "Posts and trunks are easily mistaken for persons in a single scan.\n"
+    "  On plain scenes the weights before these were better (mean IoU 0.615), on outdoor scenes worse (0.443).",
     "reconstruction": "The forecast is little better than the network's present occupancy: see the tables.",
 }
 
