@@ -121,8 +121,10 @@ def use(model: Any, kind: str, config: DeltaConfig, *, path: Path | None = None,
             model.use_cache(kv_cache)
         return f"dense ({reason})"
     theta = np.full(1, config.theta, np.float32) if calibration is None else calibration.theta()
+    # Thresholds hold for the window and the sink they were found with.
+    exact = config if calibration is None else calibration
     try:
-        model.use_delta(theta, window_scale=config.window_scale, sink=config.sink, byte_values=kv_cache == "i8")
+        model.use_delta(theta, window_scale=exact.window_scale, sink=exact.sink, byte_values=kv_cache == "i8")
     except ValueError as error:
         raise LanguageError("the calibration is not for this model", got=error) from error
     return f"delta (theta {config.theta:g})" if calibration is None else "delta (calibrated)"

@@ -176,9 +176,12 @@ class DeltaConfig:
         "Thresholds of `edge-nodes models calibrate`: a file; auto: those kept for the model, if any; none: theta.",
     )
     window_scale: float = parameter(
-        0.05, "Share of the prompt, or of what is cached, whose newest keys are exact.", minimum=0.0, maximum=1.0
+        0.05,
+        "Share of the prompt, or of what is cached, whose newest keys are exact; a calibration has its own.",
+        minimum=0.0,
+        maximum=1.0,
     )
-    sink: int = parameter(1, "First keys that are exact.", minimum=0, maximum=4096)
+    sink: int = parameter(1, "First keys that are exact; a calibration has its own.", minimum=0, maximum=4096)
 
 
 @dataclass(frozen=True)

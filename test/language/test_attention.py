@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,19 @@ def test_calibration_shares_sparsity_out_and_is_kept(engine, tmp_path, small_mod
     assert attention.use(engine.model, "delta", config, path=small_model) == "delta (calibrated)"
     assert engine.model.uses_delta
     assert attention.use(engine.model, "dense", config) == "dense"
+
+
+def test_thresholds_are_used_with_the_window_and_the_sink_they_were_found_with(tmp_path, small_model):
+    path, told = tmp_path / "thresholds.json", {}
+    level = {"sparsity": 0.5, "increase": 0.0, "theta": [[[1.0, 2.0]]]}
+    attention.Calibration(attention.model_hash(small_model), 0.07, 3, (level,), 0).write(path)
+    model = SimpleNamespace(
+        uses_delta=False, delta_kernel="avx2", use_delta=lambda theta, **options: told.update(options)
+    )
+    for calibration, wanted in ((str(path), (0.07, 3)), ("none", (0.2, 9))):
+        config = DeltaConfig(calibration=calibration, window_scale=0.2, sink=9)
+        attention.use(model, "delta", config, path=small_model)
+        assert (told["window_scale"], told["sink"]) == wanted
 
 
 def test_the_solver_finds_the_least_cost_of_a_sparsity():
