@@ -24,7 +24,7 @@ def test_the_figures_are_complete(tmp_path, monkeypatch):
     assert result["name"] == "lut"
     assert {p["n"] for p in result["results"]["products"]} == {1, 32, 128}
     assert all(p["gmacs"] > 0 for p in result["results"]["products"])
-    assert {p["type"] for p in result["results"]["products"]} == {"2.00", "1.60", "Q4_0", "Q8_0"}
+    assert {p["type"] for p in result["results"]["products"]} == {"2.00", "1.60", "Q4_0", "Q6_K", "Q8_0"}
     assert {p["method"] for p in result["results"]["products"]} == {"dot", "lut"}
     assert all(t["value"] > 0 for t in result["targets"])
     assert len(result["results"]["bounds"]) == 2 * len(result["config"]["kernels"])

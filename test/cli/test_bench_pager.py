@@ -40,7 +40,7 @@ def figures(**changes):
     cold = {"budgets": budgets, "different": 0, "resident_ms": 2.0}
     memory = [
         {"arm": "resident", "growth_mb": 100.0},
-        {"arm": "streamed", "budget_mb": 10, "limit_mb": 50, "growth_mb": 10.4, "token_ms": 20.0},
+        {"arm": "streamed", "share": 0.25, "budget_mb": 10, "limit_mb": 50, "growth_mb": 10.4, "token_ms": 20.0},
         {"arm": "llama.cpp", "limit_mb": 50, "token_ms": 30.0},
     ]
     rows = [{"rows": 1, "tokens_per_s": 50.0}, {"rows": 16, "tokens_per_s": 700.0}]

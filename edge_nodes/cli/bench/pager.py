@@ -125,7 +125,8 @@ def _targets(name: str, case: Mapping[str, Any]) -> list[dict[str, Any]]:
     resident = next(m for m in memory if m["arm"] == "resident")
     smallest = min(streamed, key=lambda m: float(m["growth_mb"]))
     lower = round(100.0 * (1 - smallest["growth_mb"] / resident["growth_mb"]), 1)
-    cost = f"at {cold['budgets'][0]['planned_ms'] / cold['resident_ms']:.0f} x the time"
+    (same,) = (b for b in cold["budgets"] if b["share"] == smallest["share"])
+    cost = f"at {same['planned_ms'] / cold['resident_ms']:.0f} x the time"
     wanted.append(target(f"{name}: memory lower than resident, %, {cost}", lower, ">=", LOWER_PERCENT))
     fused = case["rows"]
     gain = round(fused[-1]["tokens_per_s"] / fused[0]["tokens_per_s"], 2)
@@ -366,7 +367,8 @@ def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]]) -
             with memory_group(limit_mb << 20) as group:
                 found = in_process(_hold, case, budget_mb, group, group=group)
                 note = {} if group else {"note": "no control group here: no limit set"}
-            yield {"arm": "streamed", "limit_mb": limit_mb, "budget_mb": budget_mb, **found, **note}
+            about = {"share": row["share"], "limit_mb": limit_mb, "budget_mb": budget_mb}
+            yield {"arm": "streamed", **about, **found, **note}
             if group and llama_cpp.available():
                 yield {"arm": "llama.cpp", "limit_mb": limit_mb, **_limited_peer(case, path, limit_mb)}
 
