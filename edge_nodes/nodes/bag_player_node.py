@@ -135,6 +135,7 @@ class BagPlayerNode(EdgeNode):
                 self.get_logger().error(f"playing failed: {type(error).__name__}: {error}")
         if self.config is not None and self.config.exit_at_end and not self._halt.is_set():
             try_shutdown(context=self.context)
+        reader.join()  # `stop` waits for both: a thread left behind keeps the node and its DDS participant alive
 
     def _next(self, ahead: queue.Queue[Due | None]) -> Due | None:
         while not self._halt.is_set():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import pytest
 from rclpy.parameter import Parameter
@@ -87,6 +88,14 @@ def test_faster_and_again_with_time_going_on(world, bag):
     count = len(points)
     assert world.change("bag_player_node", "cleanup")
     assert len(points) <= count + 1
+
+
+def test_a_player_closed_while_it_plays_leaves_nothing_behind(world, bag):
+    """A left-over node would answer, or half answer, the next test's calls."""
+    world.collect(PointCloud2, "points")
+    node = weakref.ref(play(world, bag, loop=True))
+    world.close()
+    assert node() is None
 
 
 def test_a_missing_bag_fails_the_configuration(world, tmp_path):
