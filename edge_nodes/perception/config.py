@@ -99,28 +99,10 @@ class ReferenceSegmentationConfig(ReferenceConfig):
 
 
 @dataclass(frozen=True)
-class SegmentationConfig:
-    """Parameters of segmentation_node."""
+class NetworkConfig:
+    """What the parameters of both nodes with a network share; the model's default is each node's own."""
 
-    model: str = parameter("perception/segmentation", _MODEL, fixed=True)
-    device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
-    threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
-    precision: str = parameter(
-        "auto",
-        "numbers of the network: auto (bfloat16 on a CPU with instructions for it, else float32), or one of these; "
-        "float16 is for GPUs",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        fixed=True,
-    )
-    bev: BevConfig = group(BevConfig)
-    reference: ReferenceSegmentationConfig = group(ReferenceSegmentationConfig)
-
-
-@dataclass(frozen=True)
-class ReconstructionConfig:
-    """Parameters of reconstruction_node."""
-
-    model: str = parameter("perception/reconstruction", _MODEL, fixed=True)
+    model: str
     device: str = parameter("auto", "auto, cpu, cpu:0-1 (pinned to these cores), cuda or cuda:0", fixed=True)
     threads: int = parameter(1, "CPU threads of the network", minimum=1, maximum=64, fixed=True)
     precision: str = parameter(
@@ -132,6 +114,21 @@ class ReconstructionConfig:
     )
     bev: BevConfig = group(BevConfig)
     reference: ReferenceConfig = group(ReferenceConfig)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(NetworkConfig):
+    """Parameters of segmentation_node."""
+
+    model: str = parameter("perception/segmentation", _MODEL, fixed=True)
+    reference: ReferenceSegmentationConfig = group(ReferenceSegmentationConfig)
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig(NetworkConfig):
+    """Parameters of reconstruction_node."""
+
+    model: str = parameter("perception/reconstruction", _MODEL, fixed=True)
 
 
 @dataclass(frozen=True)

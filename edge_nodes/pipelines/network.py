@@ -9,10 +9,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from edge_nodes import graph
-from edge_nodes.perception.config import MOTION_TOPICS, ReconstructionConfig, SegmentationConfig, is_reference
+from edge_nodes.perception.config import MOTION_TOPICS, NetworkConfig, is_reference
 from edge_nodes.pipeline import Pipeline, Progress, header
 
-ConfigT = TypeVar("ConfigT", bound=SegmentationConfig | ReconstructionConfig)
+ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
 
 
 class NetworkPipeline(Pipeline[ConfigT]):

@@ -17,7 +17,7 @@ from torch import Tensor
 from edge_nodes import models
 from edge_nodes.errors import State
 from edge_nodes.perception import device as devices
-from edge_nodes.perception.config import CLASSES, BevConfig, ReconstructionConfig, SegmentationConfig
+from edge_nodes.perception.config import CLASSES, BevConfig, NetworkConfig, ReconstructionConfig, SegmentationConfig
 from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.ground import Ground
@@ -80,9 +80,7 @@ class ReferenceInference:
         bev_ms, network_ms: what the last scan took.
     """
 
-    def __init__(
-        self, kind: str, config: SegmentationConfig | ReconstructionConfig, progress: Callable[[str], None]
-    ) -> None:
+    def __init__(self, kind: str, config: NetworkConfig, progress: Callable[[str], None]) -> None:
         bev = config.bev
         if bev.history != HISTORY:
             raise PerceptionError("bev.history does not fit the published network", got=bev.history, expected="16")
