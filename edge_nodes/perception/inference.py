@@ -17,7 +17,7 @@ from edge_nodes import models
 from edge_nodes.errors import ModelError, State
 from edge_nodes.perception import device as devices
 from edge_nodes.perception.bev import BevHistory
-from edge_nodes.perception.config import BevConfig
+from edge_nodes.perception.config import BevConfig, NetworkConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.networks import KINDS, MULTIPLE, fused
 
@@ -97,6 +97,32 @@ class Inference:
             torch.cuda.synchronize(scores.device)
         self.bev_ms, self.network_ms = (middle - begin) * 1e3, (time.perf_counter() - middle) * 1e3
         return scores
+
+
+class Estimator:
+    """A network with its history of maps, as a node's parameters say.
+
+    Args:
+        config: model, device, maps.
+        progress: told what loading does, one line a step.
+
+    Raises:
+        ModelError, PerceptionError: see `Inference`.
+    """
+
+    def __init__(self, config: NetworkConfig, progress: Callable[[str], None] = lambda _: None) -> None:
+        self.inference = Inference(
+            config.model,
+            config.bev,
+            device=config.device,
+            threads=config.threads,
+            precision=config.precision,
+            progress=progress,
+        )
+
+    def configure(self, config: NetworkConfig) -> None:
+        """Take changed run-time parameters."""
+        self.inference.history.configure(config.bev)
 
 
 class _Copy:

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.perception.config import ReconstructionConfig
-from edge_nodes.perception.inference import Inference
+from edge_nodes.perception.inference import Estimator
 
 HORIZON_S = 0.5
 
@@ -27,26 +25,8 @@ class Occupancy(NamedTuple):
     ahead: npt.NDArray[np.float32]
 
 
-class Reconstructor:
-    """The reconstruction network with its history of maps.
-
-    Args:
-        config: model, device, maps.
-        progress: told what loading does, one line a step.
-
-    Raises:
-        ModelError, PerceptionError: see `Inference`.
-    """
-
-    def __init__(self, config: ReconstructionConfig, progress: Callable[[str], None] = lambda _: None) -> None:
-        self.inference = Inference(
-            config.model,
-            config.bev,
-            device=config.device,
-            threads=config.threads,
-            precision=config.precision,
-            progress=progress,
-        )
+class Reconstructor(Estimator):
+    """The reconstruction network with its history of maps; see `Estimator`."""
 
     def reconstruct(self, xyz: npt.NDArray[np.float32], *, stamp_ns: int) -> Occupancy:
         """Return the occupancy around the sensor after one more scan.
@@ -57,7 +37,3 @@ class Reconstructor:
         """
         now, ahead = self.inference.run(xyz, stamp_ns).sigmoid().to("cpu").contiguous().numpy()
         return Occupancy(now, ahead)
-
-    def configure(self, config: ReconstructionConfig) -> None:
-        """Take changed run-time parameters."""
-        self.inference.history.configure(config.bev)

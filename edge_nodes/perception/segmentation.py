@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.perception.config import SegmentationConfig
-from edge_nodes.perception.inference import Inference
+from edge_nodes.perception.inference import Estimator
 
 # Costs of unknown, ground, wall, vehicle, person, obstacle in a nav_msgs/OccupancyGrid.
 _COST = np.array([-1, 0, 100, 90, 95, 85], np.int8)
@@ -28,26 +26,8 @@ class Segments(NamedTuple):
     ground_m: float
 
 
-class Segmenter:
-    """The segmentation network with its history of maps.
-
-    Args:
-        config: model, device, maps.
-        progress: told what loading does, one line a step.
-
-    Raises:
-        ModelError, PerceptionError: see `Inference`.
-    """
-
-    def __init__(self, config: SegmentationConfig, progress: Callable[[str], None] = lambda _: None) -> None:
-        self.inference = Inference(
-            config.model,
-            config.bev,
-            device=config.device,
-            threads=config.threads,
-            precision=config.precision,
-            progress=progress,
-        )
+class Segmenter(Estimator):
+    """The segmentation network with its history of maps; see `Estimator`."""
 
     def segment(self, xyz: npt.NDArray[np.float32], *, stamp_ns: int) -> Segments:
         """Return the classes of the map around the sensor after one more scan.
@@ -59,10 +39,6 @@ class Segmenter:
         scores = self.inference.run(xyz, stamp_ns)
         labels = scores.argmax(0).to("cpu").numpy().astype(np.uint8)
         return Segments(labels, self.inference.history.ground.offset_m)
-
-    def configure(self, config: SegmentationConfig) -> None:
-        """Take changed run-time parameters."""
-        self.inference.history.configure(config.bev)
 
 
 def occupancy_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
