@@ -71,6 +71,13 @@ class Encoder(nn.Module):
         return levels
 
 
+def _decoder(widths: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Return what leads each level, from the deepest up, to the width of the one above, and what works there."""
+    above, below = list(widths[:-1])[::-1], list(widths[1:])[::-1]
+    squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
+    return squeeze, nn.ModuleList(Unit(a, a) for a in above)
+
+
 class PyramidNetwork(nn.Module):
     """Maps (B, inputs, H, W), values 0..1, to class scores (B, classes, H, W).
 
@@ -83,10 +90,7 @@ class PyramidNetwork(nn.Module):
     def __init__(self, inputs: int = 36, classes: int = 6, widths: Sequence[int] = (32, 48, 64, 96, 128)) -> None:
         super().__init__()
         self.encoder = Encoder(inputs, widths)
-        above = list(widths[:-1])[::-1]
-        below = list(widths[1:])[::-1]
-        self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
-        self.merge = nn.ModuleList(Unit(a, a) for a in above)
+        self.squeeze, self.merge = _decoder(widths)
         self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
         self.fine = nn.Conv2d(classes + 6, classes, 3, padding=1)
 
@@ -118,10 +122,7 @@ class AutoencoderNetwork(nn.Module):
         super().__init__()
         self.encoder = Encoder(inputs, widths)
         self.middle = nn.Sequential(Unit(widths[-1], widths[-1]), Unit(widths[-1], widths[-1]))
-        above = list(widths[:-1])[::-1]
-        below = list(widths[1:])[::-1]
-        self.squeeze = nn.ModuleList(Unit(b, a, kernel=1) for a, b in zip(above, below, strict=True))
-        self.merge = nn.ModuleList(Unit(a, a) for a in above)
+        self.squeeze, self.merge = _decoder(widths)
         # Two by two cells of the newest scan and some before it, as channels of the decoder's map.
         self.join = Unit(widths[0] + 4 * (NEWEST + len(EARLIER)), widths[0])
         self.head = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
