@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from edge_nodes.perception.config import CLASSES, SceneConfig
-from edge_nodes.perception.grid import cell_index
+from edge_nodes.perception.grid import cell_index, metres
 from edge_nodes.perception.ground import Ground
 
 WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle", "person", "obstacle"))
@@ -172,9 +172,8 @@ def _detection(
     sizes: tuple[float, float, int, int],
     config: SceneConfig,
 ) -> Detection:
-    half, res = config.bev.cells / 2, config.bev.resolution_m
-    x, y = (half - rows - 0.5) * res, (half - columns - 0.5) * res
-    cx, cy, length, width, yaw = box(x, y, res)
+    x, y = metres(rows, config.bev), metres(columns, config.bev)
+    cx, cy, length, width, yaw = box(x, y, config.bev.resolution_m)
     kinds = labels[rows, columns]
     label = max(_VOTE, key=lambda k: _VOTE[k] * int((kinds == k).sum()))
     height = round(sizes[0], 2)

@@ -17,7 +17,7 @@ from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import CLASSES, BevConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.frames import CAR, PEDESTRIAN, VEHICLE_BOXES, Frame
-from edge_nodes.perception.grid import cell_index, moved
+from edge_nodes.perception.grid import cell_index, metres, moved
 from edge_nodes.perception.ground import GroundEstimator
 from edge_nodes.perception.inference import Inference
 from edge_nodes.perception.odometry import Motion2
@@ -277,7 +277,7 @@ def things(frame: Frame, config: BevConfig) -> Iterator[Thing]:
             offsets = np.arange(-reach, reach + 1)
             rows, columns = np.floor(n / 2 - x / res) + offsets, np.floor(n / 2 - y / res) + offsets
             r, k = np.meshgrid(rows, columns, indexing="ij")
-            dx, dy = (n / 2 - r - 0.5) * res - x, (n / 2 - k - 0.5) * res - y
+            dx, dy = metres(r, config) - x, metres(k, config) - y
             covered = (np.abs(c * dx + s * dy) <= length / 2) & (np.abs(c * dy - s * dx) <= width / 2)
             cells = np.column_stack([r[covered], k[covered]]).astype(int)
             label = VEHICLE if int(kind) in VEHICLE_BOXES else PERSON
@@ -302,8 +302,7 @@ class ThingScore:
 
     def __init__(self, config: BevConfig, sector_deg: float) -> None:
         self._config = config
-        n, res = config.cells, config.resolution_m
-        axis = (n / 2 - np.arange(n) - 0.5) * res
+        axis = metres(np.arange(config.cells), config)
         x, y = axis[:, None], axis[None]
         self._counted = (np.hypot(x, y) <= RANGE_M) & (np.abs(np.degrees(np.arctan2(y, x))) <= sector_deg / 2)
         self.cars: list[bool] = []

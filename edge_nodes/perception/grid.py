@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,12 @@ def cell_index(xyz: npt.NDArray[np.float32], config: BevConfig) -> npt.NDArray[n
     index = row.astype(np.int32) * np.int32(n) + column.astype(np.int32)
     index[~inside] = n * n
     return index
+
+
+def metres(index: npt.NDArray[Any], config: BevConfig) -> npt.NDArray[np.float64]:
+    """Return how far ahead of the sensor the middles of rows lie, or how far to the left those of columns, m."""
+    place: npt.NDArray[np.float64] = (config.cells / 2 - index - 0.5) * config.resolution_m
+    return place
 
 
 def moved(values: npt.NDArray[np.uint8], x: float, y: float, yaw: float, config: BevConfig) -> npt.NDArray[np.uint8]:

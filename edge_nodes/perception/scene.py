@@ -15,6 +15,7 @@ from edge_nodes.perception.config import CLASSES, SceneConfig
 from edge_nodes.perception.description import describe
 from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
+from edge_nodes.perception.grid import metres
 from edge_nodes.perception.ground import Ground, GroundEstimator
 from edge_nodes.perception.odometry import Motion2
 from edge_nodes.perception.tracking import Track, Tracker
@@ -228,8 +229,7 @@ def free_distances(mask: npt.NDArray[np.bool_], config: SceneConfig) -> dict[str
 def wall_distances(labels: npt.NDArray[np.uint8], config: SceneConfig) -> dict[str, float]:
     """Return the distance of the nearest wall cell in each quarter that has one."""
     rows, columns = np.nonzero(labels == WALL)
-    half, res = config.bev.cells / 2, config.bev.resolution_m
-    x, y = (half - rows - 0.5) * res, (half - columns - 0.5) * res
+    x, y = metres(rows, config.bev), metres(columns, config.bev)
     distance = np.hypot(x, y)
     quarter = np.round(np.arctan2(y, x) / (np.pi / 2)).astype(int) % 4
     out = {}

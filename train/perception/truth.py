@@ -13,6 +13,7 @@ from scipy.ndimage import binary_dilation, maximum_filter1d
 
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import IGNORE
+from edge_nodes.perception.grid import metres
 from train.perception.sensors import Sensor
 from train.perception.shapes import KINDS, Array
 from train.perception.simulate import GROUND, LEAFY, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene
@@ -82,8 +83,8 @@ def _covered(
     reach = math.hypot(*half) + res
     rows = np.arange(max(0, int(n / 2 - (u + reach) / res)), min(n, int(n / 2 - (u - reach) / res) + 1))
     columns = np.arange(max(0, int(n / 2 - (v + reach) / res)), min(n, int(n / 2 - (v - reach) / res) + 1))
-    dx = (n / 2 - rows - 0.5)[:, None] * res - u
-    dy = (n / 2 - columns - 0.5)[None] * res - v
+    dx = metres(rows, config)[:, None] - u
+    dy = metres(columns, config)[None] - v
     c, s = math.cos(yaw), math.sin(yaw)
     along, across = np.abs(c * dx + s * dy), np.abs(-s * dx + c * dy)
     a, b = half[0] + 0.45 * res, half[1] + 0.45 * res
@@ -120,8 +121,7 @@ def _profile(scan: Scan, sensor: Sensor, config: BevConfig) -> npt.NDArray[np.fl
 
 def _cells_in_world(scene: Scene, time_s: float, config: BevConfig) -> tuple[Array, Array]:
     """Return world x and y of the middles of all cells, (H, W) each, as the robot stands at `time_s`."""
-    n, res = config.cells, config.resolution_m
-    axis = (n / 2 - np.arange(n) - 0.5) * res
+    axis = metres(np.arange(config.cells), config)
     x, y = np.meshgrid(axis, axis, indexing="ij")
     ex, ey, eyaw = scene.ego.at(time_s)
     return ex + math.cos(eyaw) * x - math.sin(eyaw) * y, ey + math.sin(eyaw) * x + math.cos(eyaw) * y
