@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from edge_nodes.perception.inference import Inference
 
 QUICK_FILES, QUICK_FRAMES, SCANS = 8, 3, 16
 SIMULATED = "simulated"
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+"""Results and targets."""
+Ways = tuple[Callable[[Iterable[ev.Sample], Inference], Found], Callable[[Inference], Found]]
+"""What is done with simulated samples, and with a pack of real scans."""
 
 
 def segmentation(
@@ -39,17 +43,13 @@ def segmentation(
     Raises:
         EdgeNodesError: bad data or no such model.
     """
-    inference = _inference(model, device)
-    about = {"data": data.name, "model": inference.model_name, "device": str(inference.device), "quick": quick}
-    with console.status(f"{inference.model_name} on {data.name}"):
-        samples = _samples(data, quick)
-        if samples is not None:
-            found, targets = _segmentation_simulated(samples, inference)
-        else:
-            frames = read_frames(data)[: QUICK_FRAMES if quick else None]
-            found, targets = _segmentation_real(frames, data, inference, sector_deg)
-            about["sector_deg"] = sector_deg
-    return figures.result("segmentation", about, found, targets)
+
+    def measured(inference: Inference) -> Found:
+        frames = read_frames(data)[: QUICK_FRAMES if quick else None]
+        return _segmentation_real(frames, data, inference, sector_deg)
+
+    ways = (_segmentation_simulated, measured)
+    return _result(console, "segmentation", data, ways, model, device, quick, sector_deg=sector_deg)
 
 
 def reconstruction(console: Console, data: Path, *, model: str, device: str, quick: bool) -> dict[str, Any]:
@@ -65,16 +65,12 @@ def reconstruction(console: Console, data: Path, *, model: str, device: str, qui
     Raises:
         EdgeNodesError: bad data or no such model.
     """
-    inference = _inference(model, device)
-    about = {"data": data.name, "model": inference.model_name, "device": str(inference.device), "quick": quick}
-    with console.status(f"{inference.model_name} on {data.name}"):
-        samples = _samples(data, quick)
-        if samples is not None:
-            found, targets = _reconstruction_simulated(samples, inference)
-        else:
-            frames = read_frames(data)[: SCANS + ev.AHEAD + QUICK_FRAMES if quick else None]
-            found, targets = _reconstruction_real(frames, data, inference)
-    return figures.result("reconstruction", about, found, targets)
+
+    def measured(inference: Inference) -> Found:
+        frames = read_frames(data)[: SCANS + ev.AHEAD + QUICK_FRAMES if quick else None]
+        return _reconstruction_real(frames, data, inference)
+
+    return _result(console, "reconstruction", data, (_reconstruction_simulated, measured), model, device, quick)
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
@@ -92,8 +88,17 @@ def show(console: Console, result: dict[str, Any]) -> None:
     figures.show_targets(console, result["targets"])
 
 
-def _inference(model: str, device: str) -> Inference:
-    return Inference(model, BevConfig(), device=device, threads=1, progress=lambda _: None)
+def _result(
+    console: Console, name: str, data: Path, ways: Ways, model: str, device: str, quick: bool, **measured_with: float
+) -> dict[str, Any]:
+    """Return the figures of a model on simulated samples, or on a pack of real scans, which has options of its own."""
+    inference = Inference(model, BevConfig(), device=device, threads=1, progress=lambda _: None)
+    about = {"data": data.name, "model": inference.model_name, "device": str(inference.device), "quick": quick}
+    simulated, measured = ways
+    with console.status(f"{inference.model_name} on {data.name}"):
+        samples = _samples(data, quick)
+        found, targets = measured(inference) if samples is None else simulated(samples, inference)
+    return figures.result(name, about if samples is not None else {**about, **measured_with}, found, targets)
 
 
 def _samples(data: Path, quick: bool) -> Iterator[ev.Sample] | None:
@@ -127,9 +132,7 @@ def _last(maps: Any) -> Any:
     return np.ascontiguousarray(maps.transpose(1, 2, 0))
 
 
-def _segmentation_simulated(
-    samples: Iterable[ev.Sample], inference: Inference
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _segmentation_simulated(samples: Iterable[ev.Sample], inference: Inference) -> Found:
     network, rules, count = ev.ClassScore(), ev.ClassScore(), 0
     for sample in samples:
         count += 1
@@ -144,9 +147,7 @@ def _segmentation_simulated(
     return found, targets
 
 
-def _segmentation_real(
-    frames: list[Frame], data: Path, inference: Inference, sector_deg: float
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _segmentation_real(frames: list[Frame], data: Path, inference: Inference, sector_deg: float) -> Found:
     config = inference.history.config
     boxes = frames[0].boxes is not None if frames else False
     if not frames or not (boxes or frames[0].semantic is not None):
@@ -181,9 +182,7 @@ def _segmentation_real(
     return results, targets
 
 
-def _reconstruction_simulated(
-    samples: Iterable[ev.Sample], inference: Inference
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _reconstruction_simulated(samples: Iterable[ev.Sample], inference: Inference) -> Found:
     score, count = ev.OccupancyScore(), 0
     for sample in samples:
         count += 1
@@ -198,9 +197,7 @@ def _reconstruction_simulated(
     return {"stamps": count, **values}, targets
 
 
-def _reconstruction_real(
-    frames: list[Frame], data: Path, inference: Inference
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _reconstruction_real(frames: list[Frame], data: Path, inference: Inference) -> Found:
     config = inference.history.config
     sums = {name: ev.Overlap() for name in (*ev.METHODS, "network's present")}
     count = 0
