@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +80,6 @@ def write(console: Console, path: Path | None, figures: Mapping[str, Any]) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n")
         console.print(f"figures: {path}")
-
-
-def report(
-    console: Console,
-    show: Callable[[Console, dict[str, Any]], None],
-    path: Path | None,
-    figures: dict[str, Any],
-) -> None:
-    """Print the figures as their command does, and write them to a file if one is named."""
-    show(console, figures)
-    write(console, path, figures)
 
 
 def _text(value: Any, nothing: str = "-") -> str:

@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 
+from edge_nodes.cli import dispatch
 from edge_nodes.cli.options import Config, Devices, Figures, Quick
 
 app = typer.Typer(help="Measure; the numbers come as JSON.", no_args_is_help=True)
 
 
 def _run(name: str, as_json: Path | None, **options: Any) -> None:
-    """Run `edge_nodes.cli.bench.<name>`, print its figures and write them; imported only now, as it is heavy."""
-    from edge_nodes.cli import figures
-
-    command, console = importlib.import_module(f"edge_nodes.cli.bench.{name}"), Console()
-    figures.report(console, command.show, as_json, command.bench(console, **options))
+    dispatch.report(f"bench.{name}", "bench", as_json, **options)
 
 
 @app.callback()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from edge_nodes.cli import dispatch
 from edge_nodes.cli.options import Clouds, Device, Figures, Quick
 
 app = typer.Typer(help="Compare the models with truth; the figures come as JSON.", no_args_is_help=True)
@@ -26,12 +26,9 @@ def eval_segmentation(
     ] = 80.0,
 ) -> None:
     """Classes of cells: overlap with the truth; cars found, false vehicles."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.eval import perception as command
-
-    console = Console()
-    result = command.segmentation(console, data, model=model, device=device, sector_deg=sector_deg, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    dispatch.report(
+        "eval.perception", "segmentation", as_json, data, model=model, device=device, sector_deg=sector_deg, quick=quick
+    )
 
 
 @app.command("reconstruction")
@@ -43,12 +40,7 @@ def eval_reconstruction(
     device: Device = "cpu",
 ) -> None:
     """Occupancy now and in half a second: overlap with the truth, beside what the scans alone say."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.eval import perception as command
-
-    console = Console()
-    result = command.reconstruction(console, data, model=model, device=device, quick=quick)
-    figures.report(console, command.show, as_json, result)
+    dispatch.report("eval.perception", "reconstruction", as_json, data, model=model, device=device, quick=quick)
 
 
 @app.command("speech")
@@ -63,12 +55,9 @@ def eval_speech(
     ] = False,
 ) -> None:
     """Word error rate, operations and seconds of every exit and policy; false words in noise."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.eval import speech as command
-
-    console = Console()
-    result = command.speech(console, data, model=model, whisper=whisper, quick=quick, calibrate=calibrate)
-    figures.report(console, command.show, as_json, result)
+    dispatch.report(
+        "eval.speech", "speech", as_json, data, model=model, whisper=whisper, quick=quick, calibrate=calibrate
+    )
 
 
 @app.command("voting")
@@ -83,14 +72,18 @@ def eval_voting(
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
 ) -> None:
     """Sequential against parallel attempts at equal tokens, by every voting rule."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.eval import voting as command
-
-    console = Console()
-    result = command.voting(
-        console, data, model=model, limit=limit, tokens=tokens, attempts=attempts, threads=threads, quick=quick
+    dispatch.report(
+        "eval.voting",
+        "voting",
+        as_json,
+        data,
+        model=model,
+        limit=limit,
+        tokens=tokens,
+        attempts=attempts,
+        threads=threads,
+        quick=quick,
     )
-    figures.report(console, command.show, as_json, result)
 
 
 @app.command("delta")
@@ -106,11 +99,14 @@ def eval_delta(
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
 ) -> None:
     """Dense and delta attention side by side: perplexity, choices, extracted answers, sparsity."""
-    from edge_nodes.cli import figures
-    from edge_nodes.cli.eval import delta as command
-
-    console = Console()
-    result = command.delta(
-        console, data, model=model, calibration=calibration, limit=limit, threads=threads, quick=quick
+    dispatch.report(
+        "eval.delta",
+        "delta",
+        as_json,
+        data,
+        model=model,
+        calibration=calibration,
+        limit=limit,
+        threads=threads,
+        quick=quick,
     )
-    figures.report(console, command.show, as_json, result)
