@@ -12,6 +12,7 @@ import soundfile
 from edge_nodes.cli import main, node_memory, peers, session
 from edge_nodes.cli.bench import speech as bench
 from edge_nodes.cli.figures import DataError
+from edge_nodes.speech.exits import Reading
 
 
 def test_figures_of_the_demos_commands(tmp_path, monkeypatch):
@@ -33,6 +34,15 @@ def test_figures_of_the_demos_commands(tmp_path, monkeypatch):
     assert 200 < final["p50"] <= final["max"]
     assert results["memory_mb"] > 50
     assert len(found["targets"]) == 7
+
+
+def test_whole_clips_leave_at_the_models_own_thresholds(monkeypatch):
+    monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
+    _, recognizer, leave = bench._prepared(0, [], "speech/splitformer")
+    threshold = recognizer.model.calibration.confidence
+    assert threshold < 1.0
+    assert leave(1, Reading("", threshold))
+    assert not leave(1, Reading("", threshold - 0.01))
 
 
 def test_whisper_is_a_target_where_it_is():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from edge_nodes.cli.figures import DataError, target
 from edge_nodes.cli.node_memory import memory
 from edge_nodes.cli.peers import WHISPER
 from edge_nodes.cli.processes import in_process, peak_gflop_s, seconds
+
+if TYPE_CHECKING:
+    from edge_nodes.speech.exits import Leave
+    from edge_nodes.speech.recognizer import Recognizer
 
 Audio = npt.NDArray[np.float32]
 RATE_HZ = 16000
@@ -114,23 +118,31 @@ def read_clips(paths: list[Path]) -> list[Audio]:
     return found
 
 
-def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str, Any]:
-    from edge_nodes.speech.config import ExitConfig, SpeechConfig
-    from edge_nodes.speech.evaluation import operations
+def _prepared(core: int, paths: list[Path], model: str) -> tuple[list[Audio], Recognizer, Leave]:
+    """Keep this process on a core; return the clips, a recogniser, and its policy with the model's thresholds."""
+    from edge_nodes.speech.config import SpeechConfig
     from edge_nodes.speech.exits import policy
-    from edge_nodes.speech.model import SpeechModel
     from edge_nodes.speech.recognizer import Recognizer
 
     os.sched_setaffinity(0, {core})
-    clips = read_clips(paths)
     recognizer = Recognizer(SpeechConfig(model=model))
     recognizer.load()
+    loaded = recognizer.model
+    return read_clips(paths), recognizer, policy(recognizer.config.exit, loaded.layers, loaded.calibration)
+
+
+def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str, Any]:
+    from edge_nodes.speech.config import ExitConfig
+    from edge_nodes.speech.evaluation import operations
+    from edge_nodes.speech.exits import policy
+    from edge_nodes.speech.model import SpeechModel
+
+    clips, recognizer, shipped = _prepared(core, paths, model)
     loaded = recognizer.model
     if not isinstance(loaded, SpeechModel):
         raise DataError("this model cannot be measured", got=loaded.name, expected="a model of this package's encoder")
     streamed = _streamed(recognizer, clips, repeats)
-    leave = policy(recognizer.config.exit, loaded.layers)
-    whole = [1e3 * seconds(loaded.recognise, clip, leave) for clip in clips * repeats]
+    whole = [1e3 * seconds(loaded.recognise, clip, shipped) for clip in clips * repeats]
     audio, peak, exits = sum(map(len, clips)) / RATE_HZ, peak_gflop_s(), {}
     for layer in range(1, loaded.layers + 1):
         leave = policy(ExitConfig(policy="fixed", layer=layer), loaded.layers)
@@ -215,16 +227,9 @@ def _measure_others(core: int, paths: list[Path], whisper: str, model: str) -> d
     import psutil
 
     from edge_nodes.cli.peers import peers
-    from edge_nodes.speech.config import SpeechConfig
-    from edge_nodes.speech.exits import policy
-    from edge_nodes.speech.recognizer import Recognizer
 
-    os.sched_setaffinity(0, {core})
-    clips = read_clips(paths)
-    recognizer = Recognizer(SpeechConfig(model=model))
-    recognizer.load()
+    clips, recognizer, leave = _prepared(core, paths, model)
     ours = recognizer.model
-    leave = policy(recognizer.config.exit, ours.layers, ours.calibration)
     found: dict[str, Any] = {}
     for name, transcribe in peers(whisper):
         if isinstance(transcribe, str):
