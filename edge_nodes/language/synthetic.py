@@ -168,28 +168,32 @@ def _check(shape: Shape, kind: str, head: str) -> None:
 
 
 def _describe(writer: Any, shape: Shape, vocabulary: Vocabulary, name: str) -> None:
-    writer.add_name(name)
-    writer.add_block_count(shape.layers)
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.width)
-    writer.add_feed_forward_length(shape.hidden)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_vocab_size(shape.vocabulary)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(shape.rope_base)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.bos)
-    writer.add_eos_token_id(vocabulary.eos)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(vocabulary.chat_template)
+    values = {
+        writer.add_name: name,
+        writer.add_block_count: shape.layers,
+        writer.add_context_length: shape.context,
+        writer.add_embedding_length: shape.width,
+        writer.add_feed_forward_length: shape.hidden,
+        writer.add_head_count: shape.heads,
+        writer.add_head_count_kv: shape.kv_heads,
+        writer.add_key_length: shape.head_dim,
+        writer.add_value_length: shape.head_dim,
+        writer.add_vocab_size: shape.vocabulary,
+        writer.add_layer_norm_rms_eps: 1e-5,
+        writer.add_rope_freq_base: shape.rope_base,
+        writer.add_rope_dimension_count: shape.head_dim,
+        writer.add_tokenizer_model: "gpt2",
+        writer.add_tokenizer_pre: vocabulary.pre,
+        writer.add_token_list: vocabulary.tokens,
+        writer.add_token_types: vocabulary.types,
+        writer.add_token_merges: vocabulary.merges,
+        writer.add_bos_token_id: vocabulary.bos,
+        writer.add_eos_token_id: vocabulary.eos,
+        writer.add_add_bos_token: False,
+        writer.add_chat_template: vocabulary.chat_template,
+    }
+    for add, value in values.items():
+        add(value)
 
 
 def _vocabulary(size: int) -> Vocabulary:
