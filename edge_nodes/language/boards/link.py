@@ -7,6 +7,7 @@ are those of one process bit for bit. The ring is the library's, in an order of 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ class Link:
         self._trees = {"sum": SumTree((1,) * ranks), **(trees or {})}
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
         self._received: dict[int, torch.Tensor] = {}
-        with self._failing("joining the group"):
+        with self._failing("joining the group"), _with_transport():
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=ranks, timeout=max(self._deadline, timedelta(seconds=5))
             )
@@ -255,6 +256,22 @@ class Link:
             self._gather([(into, peer)])
             self._wait([sent])
             return time.perf_counter() - begin
+
+
+@contextmanager
+def _with_transport() -> Iterator[None]:
+    """Tell when torch lacks the transport that was asked for, TLS above all."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "unsupported gloo device" not in str(error):
+            raise
+        raise BoardError(
+            "this torch lacks the transport between boards",
+            got=f"GLOO_DEVICE_TRANSPORT={os.environ.get('GLOO_DEVICE_TRANSPORT')}",
+            expected="a torch built with it (USE_GLOO_WITH_OPENSSL for TCP_TLS)",
+            remedy="Unset it and let the boards meet in a VPN: docs/boards.md.",
+        ) from error
 
 
 def _combined(parts: Sequence[Floats], tree: SumTree | None) -> Floats:
