@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from rich.console import Console
 from edge_nodes.errors import ParameterError
 from edge_nodes.language.blocks.directory import BlockDirectory
 
+ENDING_S = 0.2  # for a thread that is just done
+
 
 def work(
     console: Console, folder: Path, *, master: str, port: int, threads: int, memory_budget_mb: int, once: bool
 ) -> None:
-    """Take part until a signal says stop.
+    """Take part until a signal says stop, which ends the process.
 
     Raises:
         EdgeNodesError: the shard is damaged or not one, or the master refuses it.
@@ -42,11 +45,32 @@ def work(
 
     say(f"checking {directory.folder}")
     directory.verify()
-    ended = threading.Event()
+    say(f"rank {shard['rank']} of {shard['ranks']}: waiting for {master}:{port}")
+    _until_signal(lambda: serve(directory, make, address=master, port=port, progress=say, once=once))
+
+
+def _until_signal(serve: Callable[[], None]) -> None:
+    """Run `serve` beside the main thread, as no signal reaches a thread that waits in gloo; raises what it raises."""
+    ended, errors = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            serve()
+        except BaseException as error:  # noqa: BLE001  # raised again by the main thread
+            errors.append(error)
+        ended.set()
+
+    serving = threading.Thread(target=run, name="worker", daemon=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    say(f"rank {shard['rank']} of {shard['ranks']}: waiting for {master}:{port}")
-    serve(directory, make, address=master, port=port, stopped=ended.is_set, progress=say, once=once)
+    serving.start()
+    ended.wait()
+    if errors:
+        raise errors[0]
+    serving.join(ENDING_S)
+    if serving.is_alive():  # within gloo or a step: nothing is lost by leaving it there
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def shard_of(folder: Path) -> Path:

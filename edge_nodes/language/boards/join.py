@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -139,16 +139,13 @@ def make_link(store: Any, generation: int, directory: BlockDirectory, options: M
     return Link(prefixed, int(shard["rank"]), int(shard["ranks"]), trees=trees(shard), **options)
 
 
-def await_verdict(
-    store: Any, directory: BlockDirectory, after: int, stopped: Callable[[], bool]
-) -> tuple[int, dict[str, Any]] | None:
-    """Return (generation, {settings, options}) when the master makes the next group; None if stopped.
+def await_verdict(store: Any, directory: BlockDirectory, after: int) -> tuple[int, dict[str, Any]]:
+    """Return (generation, {settings, options}) when the master makes the next group.
 
     Args:
         store: see `open_store`.
         directory: this board's shard.
         after: generation that has ended; -1 for none.
-        stopped: asked every few seconds.
 
     Raises:
         LanguageError: the master refuses this board.
@@ -161,14 +158,11 @@ def await_verdict(
         if store.check([f"verdict/{generation}/{rank}"]):  # a group that runs with this board's past
             generation += 1
     while not _wait(store, f"open/{generation}", _NEVER_S):
-        if stopped():
-            return None
+        pass
     store.set(f"hello/{generation}/{rank}", json.dumps(hello(directory)))
     while not _wait(store, f"verdict/{generation}/{rank}", _NEVER_S):
-        if stopped():
-            return None
         if store.check([f"open/{generation + 1}"]):
-            return await_verdict(store, directory, generation, stopped)
+            return await_verdict(store, directory, generation)
     verdict: dict[str, Any] = json.loads(store.get(f"verdict/{generation}/{rank}"))
     if "refused" in verdict:
         store.set(f"read/{generation}/{rank}", "")

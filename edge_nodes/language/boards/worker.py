@@ -38,18 +38,16 @@ def serve(
     *,
     address: str,
     port: int,
-    stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[str], None] = lambda _: None,
     once: bool = False,
 ) -> None:
-    """Be a worker: join the master's groups and take part in its steps until stopped.
+    """Be a worker: join the master's groups and take part in its steps.
 
     Args:
         directory: this board's shard, hashes checked.
         make: makes its model of the master's settings {context_tokens, slots, kv_cache}.
         address: of the master.
         port: of its store.
-        stopped: asked every few seconds.
         progress: called with one line of text at each change.
         once: return when the master ends, instead of waiting for the next.
 
@@ -60,9 +58,9 @@ def serve(
     worker = _Worker(directory, make, progress)
     rank, ranks = (int(directory.index["shard"][key]) for key in ("rank", "ranks"))
     try:
-        while not stopped():
+        while True:
             try:
-                worker.follow(open_store(address, port, rank, ranks, patience_s=10.0), stopped)
+                worker.follow(open_store(address, port, rank, ranks, patience_s=10.0))
             except (BoardError, RuntimeError) as error:
                 progress(f"no master: {str(error).splitlines()[0]}")
             if once and worker.joined:
@@ -80,11 +78,11 @@ class _Worker:
         self._model: StreamedModel | None = None
         self._settings: Mapping[str, Any] = {}
 
-    def follow(self, store: Any, stopped: Callable[[], bool]) -> None:
+    def follow(self, store: Any) -> None:
         """Take part in one generation after the other until the master ends."""
         generation = -1
-        while (verdict := await_verdict(store, self._directory, generation, stopped)) is not None:
-            generation, said = verdict
+        while True:
+            generation, said = await_verdict(store, self._directory, generation)
             model = self._model_of(said["settings"])
             link = None
             try:
