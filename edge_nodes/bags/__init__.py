@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edge_nodes.bags.compression import long_window
 from edge_nodes.bags.errors import BagError
-from edge_nodes.bags.messages import build_message, full_type, serialize, short_type, typestore
+from edge_nodes.bags.messages import build_message, full_type, serialize, short_type, stamp_ns, typestore
 from edge_nodes.bags.reading import BagReader, BagTopic, RawMessage
 from edge_nodes.bags.topics import map_topics, topics_of_type
 from edge_nodes.bags.writing import BagWriter
@@ -25,6 +25,7 @@ __all__ = [
     "map_topics",
     "serialize",
     "short_type",
+    "stamp_ns",
     "topics_of_type",
     "typestore",
 ]

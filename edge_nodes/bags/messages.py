@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -70,6 +71,12 @@ def serialize(type_name: str, fields: Mapping[str, Any]) -> bytes:
         return bytes(typestore().serialize_cdr(build_message(typestore(), type_name, fields), full_type(type_name)))
     except SerdeError as error:
         raise BagError(f"{type_name} cannot be serialised", got=str(error)) from None
+
+
+def stamp_ns(data: bytes, at: int = 4) -> int:
+    """Return the time of a little-endian CDR message whose stamp begins at byte `at`: 4 if a header comes first."""
+    sec, nanosec = struct.unpack_from("<iI", data, at)
+    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def _value(types: Typestore, kind: Nodetype, detail: Any, value: Any) -> Any:

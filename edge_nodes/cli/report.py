@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import platform
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import jinja2
 import psutil
 
 from edge_nodes import __version__
-from edge_nodes.bags import BagReader, map_topics
+from edge_nodes.bags import BagReader, map_topics, stamp_ns
 from edge_nodes.cli import measure
 from edge_nodes.cli.session import description
 from edge_nodes.language.kernel_choice import cpu_name
@@ -187,7 +186,7 @@ def _stamps(
 def _moments(bag: Path, recording: Path, mapping: Mapping[str, str], stamps: Sequence[int]) -> list[Moment]:
     moments = {stamp: Moment(stamp) for stamp in stamps}
     for message, reader in _stamped(recording, ["/" + topic for topic in IMAGES], moments):
-        moments[_stamp(message.data)].images[message.topic.lstrip("/")] = reader.deserialize(message)
+        moments[stamp_ns(message.data)].images[message.topic.lstrip("/")] = reader.deserialize(message)
     with BagReader(recording) as reader:
         for message in reader.messages(["/scene/event"]):
             event = json.loads(reader.deserialize(message).data)
@@ -195,7 +194,7 @@ def _moments(bag: Path, recording: Path, mapping: Mapping[str, str], stamps: Seq
                 moments[event["stamp_ns"]].scene = event
     clouds = [name for name, topic in mapping.items() if topic == "points"]
     for message, reader in _stamped(bag, clouds, moments):
-        moments[_stamp(message.data)].cloud = reader.deserialize(message)
+        moments[stamp_ns(message.data)].cloud = reader.deserialize(message)
     return [m for m in moments.values() if m.cloud is not None]
 
 
@@ -205,13 +204,8 @@ def _stamped(path: Path, topics: Sequence[str], stamps: Mapping[int, Moment]) ->
         return
     with BagReader(path) as reader:
         for message in reader.messages(topics):
-            if _stamp(message.data) in stamps:
+            if stamp_ns(message.data) in stamps:
                 yield message, reader
-
-
-def _stamp(data: bytes) -> int:
-    sec, nanosec = struct.unpack_from("<iI", data, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def _part(about: Mapping[str, Any], time_s: float) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ from rclpy.utilities import try_shutdown
 from rosgraph_msgs.msg import Clock
 
 from edge_nodes import graph
-from edge_nodes.bags import BagWriter
+from edge_nodes.bags import BagWriter, stamp_ns
 from edge_nodes.errors import EdgeNodesError
 from edge_nodes.nodes.messages import message_type
 from edge_nodes.nodes.running import make_executor
@@ -217,8 +217,7 @@ class Monitor(Node):
 
     def _on_clock(self, data: Any) -> None:
         now = time.monotonic_ns()
-        sec, nanosec = struct.unpack_from("<iI", data, 4)
-        self._clock_ns = sec * 1_000_000_000 + nanosec
+        self._clock_ns = stamp_ns(data)
         self._sim.tick(self._clock_ns, now)
         if not self._start_ns:
             self._start_ns = self._clock_ns
@@ -230,11 +229,11 @@ class Monitor(Node):
         if self._recorder:
             self._recorder.put("/" + topic, kind, now_ns, data)
         if kind in STAMPED:
-            self._latencies[topic].append((now_ns - _stamp(data, 4)) / 1e6)
+            self._latencies[topic].append((now_ns - stamp_ns(data)) / 1e6)
             if topic in NETWORKS:
-                self._clouds[_stamp(data, 4)][topic] = self._latencies[topic][-1]
+                self._clouds[stamp_ns(data)][topic] = self._latencies[topic][-1]
         elif kind == "visualization_msgs/MarkerArray" and struct.unpack_from("<I", data, 4)[0]:
-            self._latencies[topic].append((now_ns - _stamp(data, 8)) / 1e6)
+            self._latencies[topic].append((now_ns - stamp_ns(data, 8)) / 1e6)
         elif kind == "std_msgs/String":
             self._on_text(topic, deserialize_message(data, message_type(kind)).data, now_ns)
 
@@ -366,11 +365,6 @@ class Monitor(Node):
         """Finish the recording."""
         if self._recorder:
             self._recorder.close()
-
-
-def _stamp(data: bytes, at: int) -> int:
-    sec, nanosec = struct.unpack_from("<iI", data, at)
-    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def _rate(times: list[int]) -> float:
