@@ -14,7 +14,7 @@ from edge_nodes import __version__
 from edge_nodes.cli.bench.app import app as bench_app
 from edge_nodes.cli.eval.app import app as eval_app
 from edge_nodes.cli.models_app import app as models_app
-from edge_nodes.cli.options import PARTS, Config, Devices, Json, Parts
+from edge_nodes.cli.options import PARTS, Config, Devices, Json, Parts, listed
 from edge_nodes.errors import ParameterError
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def demo(
     from edge_nodes.cli import demo as command
 
     raise typer.Exit(
-        command.demo(Console(), out, bag=bag, parts=_list(parts), config=config, devices=devices, report=report)
+        command.demo(Console(), out, bag=bag, parts=listed(parts), config=config, devices=devices, report=report)
     )
 
 
@@ -78,7 +78,7 @@ def replay(
     if out is None:
         raise typer.Exit(replaying.play(bag, topics, rate=rate, loop=loop))
     replaying.write(
-        Console(), bag, out, topics=topics, parts=_list(parts), config=config, duration_s=duration_s, report=report
+        Console(), bag, out, topics=topics, parts=listed(parts), config=config, duration_s=duration_s, report=report
     )
 
 
@@ -157,10 +157,6 @@ def worker(
         memory_budget_mb=memory_budget_mb,
         once=once,
     )
-
-
-def _list(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 def _topics(words: list[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from edge_nodes.cli.options import Figures, Json
+from edge_nodes.cli.options import Figures, Json, listed
 
 app = typer.Typer(help="Models: what is there, and installing more.", no_args_is_help=True)
 
@@ -80,7 +80,7 @@ def models_convert(
     """Write a language model as a directory of blocks: to stream it, or to share it among boards."""
     from edge_nodes.cli import blocks
 
-    split = blocks.Split(shards, _list(shares), _list(speeds), _list(memory_mb))
+    split = blocks.Split(shards, listed(shares), listed(speeds), listed(memory_mb))
     blocks.convert(Console(), model, out, split, dense=dense)
 
 
@@ -121,7 +121,3 @@ def models_calibrate(
     command.calibrate(
         Console(), name, text, out=out, budget=budget, window_scale=window_scale, sink=sink, per=per, skip=skip
     )
-
-
-def _list(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())

@@ -19,3 +19,8 @@ Clouds = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu, cpu:0, cuda:0.")]
 Devices = Annotated[str, typer.Option(help="Devices of the two networks: auto, or e.g. cuda:0,cuda:1.")]
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """Return the values of an option that names several, separated by commas."""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
