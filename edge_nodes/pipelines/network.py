@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_nodes import graph
 from edge_nodes.perception.config import MOTION_TOPICS, NetworkConfig, is_reference
-from edge_nodes.pipeline import Pipeline, Progress, header
+from edge_nodes.pipeline import Pipeline, Progress, header, stamp_ns
 
 ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
 
@@ -38,6 +39,14 @@ class NetworkPipeline(Pipeline[ConfigT]):
         if self.network is not None:
             self.network.inference.history.ego_motion.take(topic, message)
         return True
+
+    def scan(self, message: Any) -> tuple[npt.NDArray[np.float32], int, str]:
+        """Return a cloud's points (N, 3) in m, its stamp in ns and its frame, in which the motion is looked up."""
+        from edge_nodes.perception.cloud import decode
+
+        xyz, frame = decode(message).xyz, message.header.frame_id
+        self.network.inference.history.ego_motion.sensor_frame = frame
+        return xyz, stamp_ns(message.header.stamp), frame
 
     def reads(self, topic: str) -> bool:
         """See `Pipeline.reads`."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from edge_nodes.perception.config import SegmentationConfig
-from edge_nodes.pipeline import Output, header, stamp_ns
+from edge_nodes.pipeline import Output, header
 from edge_nodes.pipelines.network import NetworkPipeline, image
 
 LABELS, GRID = "segmentation/labels", "segmentation/grid"
@@ -22,15 +22,12 @@ class SegmentationPipeline(NetworkPipeline[SegmentationConfig]):
 
     def process(self, topic: str, message: Any, *, received_ns: int, wanted: Collection[str]) -> Iterator[Output]:
         """See `Pipeline.process`."""
-        from edge_nodes.perception.cloud import decode
         from edge_nodes.perception.segmentation import occupancy_grid
 
         if self.network is None or not {LABELS, GRID} & set(wanted):
             return
-        cloud = decode(message)
-        time_ns, frame = stamp_ns(message.header.stamp), message.header.frame_id
-        self.network.inference.history.ego_motion.sensor_frame = frame
-        segments = self.network.segment(cloud.xyz, stamp_ns=time_ns)
+        xyz, time_ns, frame = self.scan(message)
+        segments = self.network.segment(xyz, stamp_ns=time_ns)
         if LABELS in wanted:
             yield Output(LABELS, image(segments.labels, "mono8", time_ns, frame))
         if GRID in wanted:
