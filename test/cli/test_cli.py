@@ -16,12 +16,6 @@ from edge_nodes.errors import EdgeNodesError
 from edge_nodes.models import write_manifest
 
 
-def run(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
-
-
 def test_help_is_quick_and_names_the_commands():
     code = (
         "import sys; from edge_nodes.cli import main\n"
@@ -35,7 +29,7 @@ def test_help_is_quick_and_names_the_commands():
         assert name in done.stdout
 
 
-def test_version(capsys):
+def test_version(run, capsys):
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("edge-nodes ")
 
@@ -50,7 +44,7 @@ def test_version(capsys):
         (("demo", "--bag", "none.mcap", "--parts", "perception"), "there is no such bag"),
     ],
 )
-def test_errors_are_one_line(words, text, capsys, tmp_path, monkeypatch):
+def test_errors_are_one_line(run, words, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "need_ros", lambda: None)
     assert run(*words) == 1
@@ -66,14 +60,14 @@ def test_debug_shows_where_from(tmp_path):
         main(["--debug", "models", "info", "no-such-model"])
 
 
-def test_the_result_may_not_replace_the_bag(tmp_path, capsys):
+def test_the_result_may_not_replace_the_bag(run, tmp_path, capsys):
     with BagWriter(tmp_path / "a.mcap") as writer:
         writer.write("/text", "std_msgs/String", 0, serialize("std_msgs/String", {}))
     assert run("replay", str(tmp_path / "a.mcap"), "--out", str(tmp_path / "a.mcap")) == 1
     assert "would replace the bag" in capsys.readouterr().err
 
 
-def test_models(tmp_path, capsys, monkeypatch):
+def test_models(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("EDGE_NODES_MODELS", str(tmp_path))
     monkeypatch.setattr(models, "SHIPPED", tmp_path / "none")
     (tmp_path / "mine").mkdir()
@@ -89,7 +83,7 @@ def test_models(tmp_path, capsys, monkeypatch):
     assert "MODEL_BAD" in capsys.readouterr().out
 
 
-def test_doctor_in_json(capsys, monkeypatch):
+def test_doctor_in_json(run, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "LOOKS", tuple(look for look in doctor.LOOKS if look.__name__ != "_discovery"))
     code = run("doctor", "--json")
     found = json.loads(capsys.readouterr().out)

@@ -9,7 +9,6 @@ import pytest
 from small_gguf import write_gguf
 
 from edge_nodes import models
-from edge_nodes.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +17,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_NODES_MODELS", str(tmp_path / "cache"))
 
 
-def run(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
-
-
-def test_models_convert_and_check(tmp_path, capsys, monkeypatch):
+def test_models_convert_and_check(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(models, "SHIPPED", tmp_path / "none")
     source, out = write_gguf(tmp_path / "small.gguf"), tmp_path / "cache" / "small"
     assert run("models", "convert", str(source), str(out)) == 0
@@ -40,7 +33,7 @@ def test_models_convert_and_check(tmp_path, capsys, monkeypatch):
     assert "--shares must be a positive number for each board" in capsys.readouterr().err
 
 
-def test_shares_from_speed_and_memory(tmp_path, capsys):
+def test_shares_from_speed_and_memory(run, tmp_path, capsys):
     source = write_gguf(tmp_path / "small.gguf")
     command = ("models", "convert", str(source), "--shards", "2", "--speeds", "9,1")
     assert run(*command[:3], str(tmp_path / "a"), *command[3:]) == 0
@@ -50,7 +43,7 @@ def test_shares_from_speed_and_memory(tmp_path, capsys):
     assert "the boards do not hold the model together" in capsys.readouterr().err
 
 
-def test_models_plan(tmp_path):
+def test_models_plan(run, tmp_path):
     source, figures = write_gguf(tmp_path / "small.gguf"), tmp_path / "plan.json"
     command = ("models", "plan", str(source), "--context-tokens", "64", "--budget-mb", "60", "--json", str(figures))
     assert run(*command) == 0

@@ -9,14 +9,6 @@ import numpy as np
 import pytest
 from packs import CAR, pack, street
 
-from edge_nodes.cli import main
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as end:
-        main([str(w) for w in words])
-    return end.value.code
-
 
 def figures(path):
     found = json.loads(path.read_text())
@@ -40,7 +32,7 @@ def simulated(path):
     )
 
 
-def test_segmentation_on_boxes(tmp_path, capsys):
+def test_segmentation_on_boxes(run, tmp_path, capsys):
     data = pack(tmp_path / "a.npz", [street()], boxes=np.array([[0, 0, *CAR]], np.float32))
     assert run("eval", "segmentation", "--data", data, "--json", tmp_path / "x.json") == 0
     found = figures(tmp_path / "x.json")
@@ -48,7 +40,7 @@ def test_segmentation_on_boxes(tmp_path, capsys):
     assert "cars of 50 points" in capsys.readouterr().out
 
 
-def test_segmentation_on_point_labels(tmp_path):
+def test_segmentation_on_point_labels(run, tmp_path):
     cloud = street()
     semantic = np.where(np.arange(len(cloud)) < 8000, 40, 10).astype(np.uint16)
     data = pack(tmp_path / "a.npz", [cloud], semantic=semantic, instance=semantic)
@@ -56,7 +48,7 @@ def test_segmentation_on_point_labels(tmp_path):
     assert figures(tmp_path / "x.json")["results"]["iou of labelled cells"]["network"]["ground"] > 0.2
 
 
-def test_simulated_sets(tmp_path):
+def test_simulated_sets(run, tmp_path):
     (tmp_path / "set").mkdir()
     simulated(tmp_path / "set" / "90000.npz")
     for name, key in (("segmentation", "iou"), ("reconstruction", "occupancy_iou")):
@@ -66,14 +58,14 @@ def test_simulated_sets(tmp_path):
         assert "network" in found["results"][key]
 
 
-def test_reconstruction_on_successive_scans(tmp_path):
+def test_reconstruction_on_successive_scans(run, tmp_path):
     data = pack(tmp_path / "a.npz", [street(i) for i in range(22)])
     assert run("eval", "reconstruction", "--data", data, "--json", tmp_path / "x.json") == 0
     assert figures(tmp_path / "x.json")["results"]["stamps"] == 2
 
 
 @pytest.mark.parametrize("name", ["segmentation", "reconstruction"])
-def test_bad_data_is_one_line(name, tmp_path, capsys):
+def test_bad_data_is_one_line(run, name, tmp_path, capsys):
     (tmp_path / "bad.npz").write_bytes(b"no pack")
     unlabelled = pack(tmp_path / "few.npz", [street()])
     for data in (tmp_path / "bad.npz", unlabelled, tmp_path / "none.npz", tmp_path):
@@ -83,7 +75,7 @@ def test_bad_data_is_one_line(name, tmp_path, capsys):
         assert "\n" not in printed
 
 
-def test_shared_frames(data_dir, tmp_path):
+def test_shared_frames(run, data_dir, tmp_path):
     data = data_dir / "lidar_nc" / "kitti_object_000000-000002.npz"
     assert run("eval", "segmentation", "--quick", "--data", data, "--json", tmp_path / "x.json") == 0
     assert figures(tmp_path / "x.json")["results"]["frames"] == 3

@@ -6,21 +6,14 @@ from __future__ import annotations
 import json
 import shutil
 
-import pytest
 from clip_packs import clip_pack
 
-from edge_nodes.cli import main, peers
+from edge_nodes.cli import peers
 from edge_nodes.models import SHIPPED
 from edge_nodes.speech import SpeechModel
 
 
-def run(*words):
-    with pytest.raises(SystemExit) as end:
-        main([str(w) for w in words])
-    return end.value.code
-
-
-def test_clips_and_noise(tmp_path, monkeypatch, capsys):
+def test_clips_and_noise(run, tmp_path, monkeypatch, capsys):
     from edge_nodes.cli.eval import speech as eval_speech
 
     monkeypatch.setattr(eval_speech, "NOISE_S", 4)
@@ -39,7 +32,7 @@ def test_clips_and_noise(tmp_path, monkeypatch, capsys):
     assert "WER %" in capsys.readouterr().out
 
 
-def test_calibrates_a_model_beside_its_weights(tmp_path, monkeypatch):
+def test_calibrates_a_model_beside_its_weights(run, tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda _: None)
     model = tmp_path / "model"
     shutil.copytree(SHIPPED / "speech" / "splitformer", model)
@@ -55,13 +48,13 @@ def test_calibrates_a_model_beside_its_weights(tmp_path, monkeypatch):
     assert SpeechModel(str(model)).calibration.earliest == stored["earliest"]
 
 
-def test_nothing_to_calibrate_with_is_one_line(tmp_path, capsys):
+def test_nothing_to_calibrate_with_is_one_line(run, tmp_path, capsys):
     stem = clip_pack(tmp_path / "noise", [None])
     assert run("eval", "speech", "--calibrate", "--data", stem) == 1
     assert "nothing to calibrate with" in capsys.readouterr().err
 
 
-def test_peers_are_compared_with(tmp_path, monkeypatch):
+def test_peers_are_compared_with(run, tmp_path, monkeypatch):
     from edge_nodes.cli.eval import speech as eval_speech
 
     monkeypatch.setattr(eval_speech, "peers", lambda _: [("pocketsphinx", lambda _: "stop"), ("faster-whisper", "no")])
@@ -72,14 +65,14 @@ def test_peers_are_compared_with(tmp_path, monkeypatch):
     assert others["faster-whisper"] == {"absent": "no"}
 
 
-def test_bad_data_is_one_line(tmp_path, capsys):
+def test_bad_data_is_one_line(run, tmp_path, capsys):
     assert run("eval", "speech", "--data", tmp_path / "none") == 1
     printed = capsys.readouterr().err.strip()
     assert printed.startswith("error: ")
     assert "\n" not in printed
 
 
-def test_the_comparison_beside_the_weights_is_shown(tmp_path, monkeypatch, capsys):
+def test_the_comparison_beside_the_weights_is_shown(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "find_spec", lambda _: None)
     model = tmp_path / "model"
     shutil.copytree(SHIPPED / "speech" / "splitformer", model)

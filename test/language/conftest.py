@@ -20,6 +20,14 @@ def small_model(make_model, tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("model") / "small.gguf")
 
 
+@pytest.fixture(scope="module")
+def engine(small_model):
+    """Engine of the random Llama."""
+    from edge_nodes.language import load
+
+    return load(small_model, context_tokens=256, threads=1)
+
+
 @pytest.fixture(scope="session")
 def smollm2(smollm2_path):
     """Engine of SmolLM2-135M."""

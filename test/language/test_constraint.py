@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from edge_nodes.errors import State
-from edge_nodes.language import Constraint, LanguageError, SamplingConfig, load
+from edge_nodes.language import Constraint, LanguageError, SamplingConfig
 
 PROMPT = list(range(10, 60))
 SCHEMA = {
@@ -19,11 +19,6 @@ SCHEMA = {
     "required": ["where", "meters"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def engine(small_model):
-    return load(small_model, context_tokens=256, threads=1)
 
 
 def answer(engine, constraint, **sampling):

@@ -3,16 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from edge_nodes.language import LanguageError, Scene, load
+from edge_nodes.language import LanguageError, Scene
 from edge_nodes.language.conversation import Conversation
 from edge_nodes.language.scene import SceneObject
 
 SCENE = Scene((SceneObject("person", 3.2, 10.0, 0.0),), {"ahead": 3.0}, text="A person.")
-
-
-@pytest.fixture(scope="module")
-def engine(small_model):
-    return load(small_model, context_tokens=256, threads=1)
 
 
 def ask(talk, question, **options):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy_model import END, ToyModel, ToyTokenizer
+from toy_model import END, ToyModel, ToyTokenizer, finish
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 
@@ -54,13 +54,6 @@ def alone(prompt, count, sampling=None):
             break
         held.append(token)
     return held[len(prompt) :]
-
-
-def finish(engine):
-    for _ in range(100_000):
-        if not engine.step():
-            return
-    raise AssertionError("the loop does not come to an end")
 
 
 PROMPTS = st.lists(st.integers(1, 63), min_size=1, max_size=90)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_model import ToyModel, ToyTokenizer
+from toy_model import ToyModel, ToyTokenizer, finish
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 
@@ -34,13 +34,6 @@ def loop(slots=32, **config):
     model = TimedModel(slots)
     options = FusionConfig(slots=slots, queue=100, **config)
     return FusionEngine(model, ToyTokenizer(), options, clock=lambda: model.now_s)
-
-
-def finish(engine):
-    for _ in range(10_000):
-        if not engine.step():
-            return
-    raise AssertionError("the loop does not come to an end")
 
 
 def run(engine, count, *, tokens=40):

@@ -48,3 +48,11 @@ class ToyModel:
     def copy_cache(self, from_slot, to_slot, begin, end):
         self.cache[to_slot, begin:end] = self.cache[from_slot, begin:end]
         return end - begin
+
+
+def finish(engine):
+    """Step until nothing is left to do."""
+    for _ in range(100_000):
+        if not engine.step():
+            return
+    raise AssertionError("the loop does not come to an end")

@@ -35,6 +35,15 @@ def make(kind, kernel="auto", *, dim=DIM, context=600, **options):
     )
 
 
+def filled(k, v, *, theta):
+    """A cache of a prompt's keys and values."""
+    cache = make("delta", theta=theta)
+    cache.begin(k.shape[1])
+    for at in range(0, k.shape[1], 50):
+        cache.write(at, k[:, at : at + 50], v[:, at : at + 50])
+    return cache
+
+
 def run(cache, q, k, v, *, prompt=None, chunk=64, prefill=None):
     """Write and attend in chunks, then one token at a time."""
     n = q.shape[1]
@@ -108,10 +117,7 @@ def test_theta_0_equals_dense(kernel):
 @pytest.mark.parametrize("theta", [0.0, 0.1, 0.7, 3.0])
 def test_coded_keys_are_within_theta(theta):
     _, k, v = sequence(600)
-    cache = make("delta", theta=theta)
-    cache.begin(600)
-    for at in range(0, 600, 50):
-        cache.write(at, k[:, at : at + 50], v[:, at : at + 50])
+    cache = filled(k, v, theta=theta)
     for layer in range(LAYERS):
         for head in range(KV):
             error = np.abs(cache.propagated(layer, head) - k[layer, :, head]).max()
@@ -185,10 +191,7 @@ def test_keys_take_fewer_bytes_the_more_zeros_there_are():
     _, k, v = sequence(600)
     sizes = []
     for theta in (0.1, 0.5, 2.0):
-        cache = make("delta", theta=theta)
-        cache.begin(600)
-        for at in range(0, 600, 50):
-            cache.write(at, k[:, at : at + 50], v[:, at : at + 50])
+        cache = filled(k, v, theta=theta)
         counts = cache.counts()
         sizes.append(counts["key_bytes"])
         exact, codes = 112, 600 * DIM * LAYERS * KV  # at most: the window in whole blocks

@@ -20,6 +20,7 @@ from edge_nodes import events
 from edge_nodes.nodes.messages import build, message_type
 from edge_nodes.nodes.speech_node import SpeechNode
 from edge_nodes.pipelines.audio import audio_fields
+from edge_nodes.speech.evaluation import edit_distance
 
 DEMO = Path(__file__).resolve().parents[2] / "config" / "demo"
 CHUNK = 1600
@@ -54,16 +55,6 @@ def recorded(record):
     return np.concatenate([silence[:4800], samples, silence])
 
 
-def word_errors(heard, said):
-    """Levenshtein distance in words."""
-    row = list(range(len(said) + 1))
-    for i, word in enumerate(heard, 1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(said, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
-    return row[-1]
-
-
 def test_spoken_questions_become_words(world, speech):
     records = json.loads((DEMO / "audio.json").read_text())
     records = records["clips"] if isinstance(records, dict) else records
@@ -72,7 +63,7 @@ def test_spoken_questions_become_words(world, speech):
         say(world, speech, recorded(record))
         world.wait(lambda n=number: len(speech.out["speech/text"]) > n, what="the final words")
         said = "".join(c for c in record["text"].lower() if c.isalpha() or c in " '").split()
-        errors += word_errors(speech.out["speech/text"][-1].data.split(), said)
+        errors += edit_distance(said, speech.out["speech/text"][-1].data.split())
         words += len(said)
     assert errors <= 0.35 * words, [t.data for t in speech.out["speech/text"]]
     found = [json.loads(m.data) for m in speech.out["speech/event"]]
