@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -50,6 +52,15 @@ def run(command, **options):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def test_the_deployment_guide_names_every_dependency():
+    calls = [node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if isinstance(node, ast.Call)]
+    (needed,) = (k.value for call in calls for k in call.keywords if k.arg == "install_requires")
+    names = {re.split("[<>=]", text)[0] for text in ast.literal_eval(needed)} - {"setuptools"}  # colcon has it
+    guide = set(re.split(r"[\s=]+", (ROOT / "docs/deployment.md").read_text()))
+    assert "torch" in names
+    assert not names - guide
 
 
 @pytest.mark.slow
