@@ -13,9 +13,10 @@ pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not buil
 def test_the_figures_are_complete(tmp_path, monkeypatch):
     from edge_nodes.cli.app import app
     from edge_nodes.cli.bench import fusion as bench_fusion
+    from edge_nodes.cli.bench import fusion_loads
 
-    monkeypatch.setattr(bench_fusion, "REQUESTS", 5)
-    monkeypatch.setattr(bench_fusion, "TOKENS", range(3, 250))
+    monkeypatch.setattr(fusion_loads, "REQUESTS", 5)
+    monkeypatch.setattr(fusion_loads, "TOKENS", range(3, 250))
     monkeypatch.setattr(bench_fusion.llama_cpp, "available", lambda: False)
     model, path = write_gguf(tmp_path / "small.gguf"), tmp_path / "fusion.json"
     outcome = CliRunner().invoke(app, ["bench", "fusion", "--quick", "--model", str(model), "--json", str(path)])
@@ -40,11 +41,11 @@ def test_the_figures_are_complete(tmp_path, monkeypatch):
 def test_the_peer_is_asked_the_same(tmp_path):
     pytest.importorskip("xllamacpp")
     from edge_nodes.cli import llama_cpp
-    from edge_nodes.cli.bench import fusion as bench_fusion
+    from edge_nodes.cli.bench import fusion_loads
 
     model = write_gguf(tmp_path / "small.gguf")
     peer = llama_cpp.LlamaCpp(model, threads=1, context=512, slots=2)
-    load = bench_fusion.Load("two", [0.0, 0.01], [[5, 6, 7], [8, 9, 10]], [6, 9])
-    run = bench_fusion._llama(peer, load)
+    load = fusion_loads.Load("two", [0.0, 0.01], [[5, 6, 7], [8, 9, 10]], [6, 9])
+    run = fusion_loads.ask_peer(peer, load)
     assert len(run.latency_s) == 2
     assert 0 < max(run.latency_s) <= run.total_s

@@ -8,10 +8,8 @@ turns, and the best of all rounds counts, as other work on the machine only ever
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,20 +19,20 @@ from rich.console import Console
 
 from edge_nodes import models
 from edge_nodes.cli import figures, llama_cpp
+from edge_nodes.cli.bench import fusion_loads as loads
+from edge_nodes.cli.bench.fusion_loads import PROMPT, STATIC, Endless, Load, Run
 from edge_nodes.cli.figures import target
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion.loop import FusionEngine
 from edge_nodes.language.fusion.pace import StepCosts
 from edge_nodes.language.fusion.plan import ARRANGEMENTS
-from edge_nodes.language.fusion.request import Handle, Priority
+from edge_nodes.language.fusion.request import Priority
 from edge_nodes.language.fusion.simulation import PUBLISHED, Machine, length_table, poisson_arrivals, poisson_table
 
-REQUESTS, PROMPT, THREADS, STATIC = 32, 16, 2, 8
+THREADS = 2
 ROUNDS = 2  # of each load; first requests are watched in more
 FEW_SLOTS = 8  # for the arrangements: slots are used again and again
 SHARED = 128  # tokens of a prefix
 SLACK = FusionConfig().latency_slack
-TOKENS = range(300, 40000)  # that prompts are made of
 SMALL, LARGE = "20x768x2048x12x4", "16x2048x8192x32x8x49152"
 EngineT = TypeVar("EngineT")
 SMALL_GAP, WIDE_GAP, LENGTHS = "gaps of 1/64 run", "gaps of 1/8 run", "random lengths"
@@ -43,52 +41,8 @@ COMPARED = (SMALL_GAP, RANDOM.format(4), LENGTHS)  # with the peer, which takes 
 SHOWN = ("load", "way", "total_s", "tokens_per_s", "inflation", "first_inflation", "occupancy", "token_p50_ms")
 SERIAL, BATCHES, LLAMA = "one after another", f"static batches of {STATIC}", "llama.cpp"
 AT_ONCE = "fused, all at once"
-FUSED = {"fused": REQUESTS, f"fused, {STATIC} slots": STATIC, AT_ONCE: REQUESTS}  # slots
+FUSED = {"fused": loads.REQUESTS, f"fused, {STATIC} slots": STATIC, AT_ONCE: loads.REQUESTS}  # slots
 FIRSTS = (SMALL_GAP, WIDE_GAP)  # loads whose first request is watched
-
-
-@dataclass(frozen=True)
-class Load:
-    """Requests: when each arrives, in seconds; its prompt; how many tokens it gets."""
-
-    name: str
-    arrivals_s: Sequence[float]
-    prompts: Sequence[Sequence[int]]
-    lengths: Sequence[int]
-
-    @property
-    def tokens(self) -> int:
-        """Return all tokens that are generated."""
-        return sum(self.lengths)
-
-
-@dataclass
-class Run:
-    """How a load went; times in seconds, by request."""
-
-    total_s: float = 0.0
-    latency_s: list[float] = field(default_factory=list)
-    first_s: list[float] = field(default_factory=list)
-    metrics: Mapping[str, float | int] = field(default_factory=dict)
-
-
-class Limited:
-    """A model of which the loop sees only some slots."""
-
-    def __init__(self, model: Any, slots: int) -> None:
-        self._model, self.slots = model, min(slots, model.slots)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class Endless:
-    """A tokenizer without end tokens, so that every answer has its full length."""
-
-    end_tokens: frozenset[int] = frozenset()
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.stream: Callable[[], Callable[[int], str]] = tokenizer.stream
 
 
 def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
@@ -114,10 +68,10 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
         for gap in PUBLISHED
     ]
     bound = found[0]["bound"]
-    row_ms = (bound[f"iteration_{REQUESTS}_rows_ms"] - bound["iteration_1_rows_ms"]) / (REQUESTS - 1)
+    row_ms = (bound[f"iteration_{loads.REQUESTS}_rows_ms"] - bound["iteration_1_rows_ms"]) / (loads.REQUESTS - 1)
     lengths = length_table(Machine(max(0.0, bound["iteration_1_rows_ms"] - row_ms), row_ms), 5 if quick else 20)
     results = {"models": found, "simulation": simulated, "simulated_lengths": lengths}
-    about: dict[str, Any] = {"quick": quick, "requests": REQUESTS, "prompt_tokens": PROMPT, "threads": THREADS}
+    about: dict[str, Any] = {"quick": quick, "requests": loads.REQUESTS, "prompt_tokens": PROMPT, "threads": THREADS}
     about["peer"] = "llama.cpp by xllamacpp" if llama_cpp.available() else llama_cpp.ABSENT
     return figures.result("fusion", about, results, targets(found))
 
@@ -129,7 +83,7 @@ def targets(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         name, rows = about["model"], {(r["load"], r["way"]): r for r in about["runs"]}
         for way in FUSED:
             ratio = rows[SMALL_GAP, SERIAL]["total_s"] / rows[SMALL_GAP, way]["total_s"]
-            out.append(target(f"{name}: {REQUESTS} requests, {SERIAL} / {way}", round(ratio, 2), ">=", 4.0))
+            out.append(target(f"{name}: {loads.REQUESTS} requests, {SERIAL} / {way}", round(ratio, 2), ">=", 4.0))
             for row in about["firsts"]:
                 if row["way"] == way:
                     what = f"{name}: mean latency of {row['firsts']} first requests, {row['load']}, {way} / alone"
@@ -170,25 +124,26 @@ def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> d
 
     length, rounds = (16, 2) if quick else (32, 5) if first else (16, 3)
     context = SHARED + 4 * max(length, PROMPT) + 16
-    sizes = {"context_tokens": context, "slots": REQUESTS}
+    sizes = {"context_tokens": context, "slots": loads.REQUESTS}
     engine, threads = _fastest(
         lambda n: load(path, threads=n, **sizes),
-        lambda e, few: _fused(e.model, Endless(e.tokenizer), few, REQUESTS),
+        lambda e, few: loads.fused(e.model, Endless(e.tokenizer), few, loads.REQUESTS),
     )
     model, tokenizer = engine.model, Endless(engine.tokenizer)
-    solo_s = min(_fused(model, tokenizer, _load("alone", [0.0], length), 1).total_s for _ in range(3))
-    loads = list(_loads(length, solo_s, quick, first))
+    solo_s = min(loads.fused(model, tokenizer, loads.make("alone", [0.0], length), 1).total_s for _ in range(3))
+    offered = list(_loads(length, solo_s, quick, first))
     best: dict[tuple[str, str], Run] = {}
     firsts: dict[tuple[str, str], list[float]] = {}
     peer_threads = None
     ways = _ways(model, tokenizer, solo_s)
     if llama_cpp.available():
         peer, peer_threads = _fastest(
-            lambda n: llama_cpp.LlamaCpp(path, threads=n, context=REQUESTS * context, slots=REQUESTS), _llama
+            lambda n: llama_cpp.LlamaCpp(path, threads=n, context=loads.REQUESTS * context, slots=loads.REQUESTS),
+            loads.ask_peer,
         )
-        ways[LLAMA] = lambda load: _llama(peer, load)
+        ways[LLAMA] = lambda load: loads.ask_peer(peer, load)
     for number in range(rounds):
-        for load_ in loads:
+        for load_ in offered:
             for way, run in ways.items():
                 if not _wanted(way, load_.name, number, 1 if quick else ROUNDS):
                     continue
@@ -198,7 +153,7 @@ def _bench_model(console: Console, path: Path, quick: bool, *, first: bool) -> d
                 firsts.setdefault((load_.name, way), []).append(done.latency_s[0])
     alone = [run.latency_s[0] for (name, way), run in best.items() if way == SERIAL and name != LENGTHS]
     solo_s = min(solo_s, *alone)  # nobody is there yet when the first one is answered
-    tokens = {load_.name: load_.tokens for load_ in loads}
+    tokens = {load_.name: load_.tokens for load_ in offered}
     with console.status(f"{engine.name}: arrangements, prefixes"):
         arrangements = _arrangements(model, tokenizer, length, solo_s, 1 if quick else 3) if first else []
         prefix = [_prefix(model, tokenizer)] if first else []
@@ -253,7 +208,7 @@ def _random(console: Console, shape: str) -> Path:
 
 def _fastest(make: Callable[[int], EngineT], run: Callable[[EngineT, Load], Run]) -> tuple[EngineT, int]:
     """Return what was made with the number of threads that is fastest now: others may hold the processors."""
-    few = _load("few", [0.0] * 8, 4)
+    few = loads.make("few", [0.0] * 8, 4)
     made = {n: make(n) for n in range(1, THREADS + 1)}
     times = {n: min(run(engine, few).total_s for _ in range(2)) for n, engine in made.items()}
     best = min(times, key=lambda n: times[n])
@@ -261,31 +216,26 @@ def _fastest(make: Callable[[int], EngineT], run: Callable[[EngineT, Load], Run]
 
 
 def _loads(length: int, solo_s: float, quick: bool, first: bool) -> Iterator[Load]:
-    n, same = REQUESTS, [length] * REQUESTS
-    yield _load(SMALL_GAP, [i * solo_s / 64 for i in range(n)], length)
+    n, same = loads.REQUESTS, [length] * loads.REQUESTS
+    yield loads.make(SMALL_GAP, [i * solo_s / 64 for i in range(n)], length)
     if quick or not first:
         return
-    yield _load(WIDE_GAP, [i * solo_s / 8 for i in range(n)], length)
-    yield _load("gaps of 2 runs", [i * solo_s * 2 for i in range(8)], length)
+    yield loads.make(WIDE_GAP, [i * solo_s / 8 for i in range(n)], length)
+    yield loads.make("gaps of 2 runs", [i * solo_s * 2 for i in range(8)], length)
     for share in (32, 4):
-        yield _load(RANDOM.format(share), poisson_arrivals(n, solo_s / share, 1), length)
+        yield loads.make(RANDOM.format(share), poisson_arrivals(n, solo_s / share, 1), length)
     lengths = np.random.default_rng(0).integers(length // 4, 2 * length, len(same)).tolist()
-    yield _load(LENGTHS, [i * solo_s / 64 for i in range(n)], length, lengths)
-
-
-def _load(name: str, arrivals_s: Sequence[float], length: int, lengths: Sequence[int] | None = None) -> Load:
-    prompts = np.random.default_rng(len(arrivals_s)).choice(TOKENS, (len(arrivals_s), PROMPT)).tolist()
-    return Load(name, arrivals_s, prompts, lengths or [length] * len(arrivals_s))
+    yield loads.make(LENGTHS, [i * solo_s / 64 for i in range(n)], length, lengths)
 
 
 def _ways(model: Any, tokenizer: Any, solo_s: float) -> dict[str, Callable[[Load], Run]]:
     """Return how a load may be run. All loops know what iterations cost, as one that has run for a while does."""
     costs = StepCosts(model.batch)
-    fused = partial(_fused, model, tokenizer, costs=costs)
-    fused(_load("warm", [0.0] * REQUESTS, 8), slots=REQUESTS)
+    fused = partial(loads.fused, model, tokenizer, costs=costs)
+    fused(loads.make("warm", [0.0] * loads.REQUESTS, 8), slots=loads.REQUESTS)
     return {
         SERIAL: partial(fused, slots=1),
-        BATCHES: lambda load: _static(model, tokenizer, load, solo_s / 2),
+        BATCHES: lambda load: loads.static(model, tokenizer, load, solo_s / 2),
         **{way: partial(fused, slots=slots, slack=0.0 if way == AT_ONCE else SLACK) for way, slots in FUSED.items()},
     }
 
@@ -293,84 +243,6 @@ def _ways(model: Any, tokenizer: Any, solo_s: float) -> dict[str, Callable[[Load
 def _keep(best: dict[tuple[str, str], Run], key: tuple[str, str], run: Run) -> None:
     if key not in best or run.total_s < best[key].total_s:
         best[key] = run
-
-
-def _engine(model: Any, tokenizer: Any, slots: int, *, costs: StepCosts | None = None, **config: Any) -> FusionEngine:
-    return FusionEngine(Limited(model, slots), tokenizer, FusionConfig(queue=REQUESTS, **config), costs=costs)
-
-
-def _fused(
-    model: Any,
-    tokenizer: Any,
-    load: Load,
-    slots: int,
-    *,
-    arrangement: str = "index",
-    slack: float = 0.0,
-    costs: StepCosts | None = None,
-) -> Run:
-    """Give each request to the loop when it arrives; one slot is one after another."""
-    engine = _engine(model, tokenizer, slots, costs=costs, arrangement=arrangement, latency_slack=slack)
-    handles: list[Handle] = []
-    begin_s = time.perf_counter()
-    while len(handles) < len(load.arrivals_s) or engine.requests():
-        _submit(engine, load, handles, time.perf_counter() - begin_s)
-        if not engine.step():
-            _sleep_until(begin_s + load.arrivals_s[len(handles)])
-    return _outcome(load, handles, begin_s, engine)
-
-
-def _static(model: Any, tokenizer: Any, load: Load, window_s: float) -> Run:
-    """Collect a batch, or what came within the window, and run it to its end before the next."""
-    engine = _engine(model, tokenizer, STATIC, latency_slack=0.0)
-    handles: list[Handle] = []
-    begin_s = time.perf_counter()
-    while len(handles) < len(load.arrivals_s):
-        batch = load.arrivals_s[len(handles) : len(handles) + STATIC]
-        _sleep_until(begin_s + min(batch[-1], batch[0] + window_s))
-        _submit(engine, load, handles, time.perf_counter() - begin_s, len(handles) + STATIC)
-        while engine.step():
-            pass
-    return _outcome(load, handles, begin_s, engine)
-
-
-def _submit(engine: FusionEngine, load: Load, handles: list[Handle], now_s: float, most: int = REQUESTS) -> None:
-    while len(handles) < min(most, len(load.arrivals_s)) and load.arrivals_s[len(handles)] <= now_s:
-        number = len(handles)
-        handles.append(engine.submit(load.prompts[number], max_new_tokens=load.lengths[number]))
-
-
-def _sleep_until(when_s: float) -> None:
-    time.sleep(max(0.0, when_s - time.perf_counter()))
-
-
-def _outcome(load: Load, handles: Sequence[Handle], begin_s: float, engine: FusionEngine) -> Run:
-    run = Run(metrics=engine.metrics.summary())
-    for at, handle in zip(load.arrivals_s, handles, strict=True):
-        assert handle.done_s is not None and handle.first_s is not None
-        run.latency_s.append(handle.done_s - begin_s - at)
-        run.first_s.append(handle.first_s - begin_s - at)
-    run.total_s = max(h.done_s or 0.0 for h in handles) - begin_s
-    return run
-
-
-def _llama(peer: llama_cpp.LlamaCpp, load: Load) -> Run:
-    """The same requests to llama.cpp's server, each by a thread of its own."""
-    run = Run(latency_s=[0.0] * len(load.lengths))
-    begin_s = time.perf_counter()
-
-    def ask(number: int) -> None:
-        _sleep_until(begin_s + load.arrivals_s[number])
-        peer.complete(load.prompts[number], load.lengths[number])
-        run.latency_s[number] = time.perf_counter() - begin_s - load.arrivals_s[number]
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(load.lengths))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    run.total_s = max(at + took for at, took in zip(load.arrivals_s, run.latency_s, strict=True))
-    return run
 
 
 def _row(load: str, way: str, run: Run, tokens: int, solo_s: float) -> dict[str, Any]:
@@ -399,10 +271,12 @@ def _bound(engine: Any, path: Path) -> dict[str, float]:
     memory = native.memory_bandwidth(engine.kernel, THREADS, 1)
     read_s, product_s = engine.model.weight_bytes / memory, macs / peak
     found = {"weights_read_ms": read_s * 1e3, "products_a_row_ms": product_s * 1e3}
-    for rows in (1, REQUESTS):
+    for rows in (1, loads.REQUESTS):
         found[f"iteration_{rows}_rows_bound_ms"] = max(read_s, rows * product_s) * 1e3
         found[f"iteration_{rows}_rows_ms"] = _step_s(engine.model, rows) * 1e3
-    found["rows_per_step_gain"] = REQUESTS * found["iteration_1_rows_ms"] / found[f"iteration_{REQUESTS}_rows_ms"]
+    found["rows_per_step_gain"] = (
+        loads.REQUESTS * found["iteration_1_rows_ms"] / found[f"iteration_{loads.REQUESTS}_rows_ms"]
+    )
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -412,9 +286,9 @@ def _streamed(engine: Any, path: Path, context: int) -> list[dict[str, float]]:
 
     model = engine.model
     budget_mb = int(model.cache_bytes + model.work_bytes + model.weight_bytes / 2) >> 20
-    streamed = load(path, threads=THREADS, context_tokens=context, slots=REQUESTS, memory_budget_mb=budget_mb)
+    streamed = load(path, threads=THREADS, context_tokens=context, slots=loads.REQUESTS, memory_budget_mb=budget_mb)
     rows = []
-    for count in (1, 2, 4, 8, 16, REQUESTS):
+    for count in (1, 2, 4, 8, 16, loads.REQUESTS):
         seconds = _step_s(streamed.model, count)
         rows.append({"rows": count, "step_ms": round(seconds * 1e3, 2), "tokens_per_s": round(count / seconds, 1)})
     streamed.close()
@@ -425,19 +299,19 @@ def _step_s(model: Any, rows: int) -> float:
     best, segments = float("inf"), [(slot, PROMPT, 1) for slot in range(rows)]
     for _ in range(5):
         begin = time.perf_counter()
-        model.forward(np.full(rows, TOKENS[0], np.int32), segments=segments, rows=range(rows))
+        model.forward(np.full(rows, loads.TOKENS[0], np.int32), segments=segments, rows=range(rows))
         best = min(best, time.perf_counter() - begin)
     return best
 
 
 def _arrangements(model: Any, tokenizer: Any, length: int, solo_s: float, rounds: int) -> list[dict[str, Any]]:
     """Random lengths through a few slots, by each arrangement."""
-    lengths = np.random.default_rng(1).integers(max(1, length // 4), 2 * length, REQUESTS).tolist()
-    load = _load("arrangements", [i * solo_s / 64 for i in range(REQUESTS)], length, lengths)
+    lengths = np.random.default_rng(1).integers(max(1, length // 4), 2 * length, loads.REQUESTS).tolist()
+    load = loads.make("arrangements", [i * solo_s / 64 for i in range(loads.REQUESTS)], length, lengths)
     best: dict[tuple[str, str], Run] = {}
     for _ in range(rounds):
         for name in ARRANGEMENTS:
-            _keep(best, (load.name, name), _fused(model, tokenizer, load, FEW_SLOTS, arrangement=name))
+            _keep(best, (load.name, name), loads.fused(model, tokenizer, load, FEW_SLOTS, arrangement=name))
     return [
         {"arrangement": name, "total_s": round(run.total_s, 4)}
         | {key: run.metrics[key] for key in ("iterations", "hole_rows", "moves", "moved_bytes")}
@@ -451,9 +325,9 @@ def _alarm(model: Any, tokenizer: Any, length: int, alone: bool) -> dict[str, An
     for others in (0, STATIC - 1):
         samples = []
         for _ in range(3):
-            engine = _engine(model, tokenizer, STATIC, alarm_alone=alone, latency_slack=0.0)
-            load = _load("alarm", [0.0] * (others + 1), 4 * length)
-            _submit(engine, load, [], 0.0, others)
+            engine = loads.loop(model, tokenizer, STATIC, alarm_alone=alone, latency_slack=0.0)
+            load = loads.make("alarm", [0.0] * (others + 1), 4 * length)
+            loads.submit(engine, load, [], 0.0, others)
             for _ in range(others):
                 engine.step()
             begin_s = time.perf_counter()
@@ -466,8 +340,8 @@ def _alarm(model: Any, tokenizer: Any, length: int, alone: bool) -> dict[str, An
 
 def _prefix(model: Any, tokenizer: Any) -> dict[str, float]:
     """Return what requests that begin alike take: time and memory, against one that begins otherwise."""
-    common = np.random.default_rng(2).choice(TOKENS[:-1], SHARED).tolist()
-    engine = _engine(model, tokenizer, STATIC, latency_slack=0.0)
+    common = np.random.default_rng(2).choice(loads.TOKENS[:-1], SHARED).tolist()
+    engine = loads.loop(model, tokenizer, STATIC, latency_slack=0.0)
     first = engine.submit([*common, 5], max_new_tokens=3 * STATIC)
     next(first)
     times = {}
