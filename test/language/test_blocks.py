@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_bitnet import write_bitnet
+from small_bitnet import write_bitnet
 
 from edge_nodes.errors import ModelError, State
 from edge_nodes.language import LanguageError, load

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_bitnet import write_bitnet
+from small_bitnet import write_bitnet
 
 from edge_nodes.language import SamplingConfig, load
 from edge_nodes.language.blocks.convert import convert

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_bitnet import write_bitnet
+from small_bitnet import write_bitnet
 
 from edge_nodes.language import kernel_choice, load
 from edge_nodes.language.kernel_choice import Choice, Density

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_bitnet
 import small_gguf
-import test_bitnet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +79,7 @@ def test_boards_that_are_too_small_together_are_refused():
 def four_groups(monkeypatch):
     for name, value in {"HEADS": 8, "KV_HEADS": 4, "WIDTH": 96, "HIDDEN": 160}.items():
         monkeypatch.setattr(small_gguf, name, value)
-    monkeypatch.setattr(test_bitnet, "KV_HEADS", 4)
+    monkeypatch.setattr(small_bitnet, "KV_HEADS", 4)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def blocked(form, monkeypatch):
 
 def write(path, form):
     if form == "bitnet":
-        test_bitnet.write_bitnet(path, "I2_S")
+        small_bitnet.write_bitnet(path, "I2_S")
     else:
         kinds = {"q4_1": {"default": "Q4_1"}, "blocked": {"default": "TQ2_0", "token_embd": "Q8_0"}}.get(form)
         small_gguf.write_gguf(path, kinds=kinds, tied=form != "untied")
