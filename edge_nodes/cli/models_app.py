@@ -110,8 +110,8 @@ def models_calibrate(
     text: Annotated[Path, typer.Option(help="Text to calibrate with: UTF-8, or gzip of it.")],
     out: Annotated[Optional[Path], typer.Option(help="File of the thresholds; by itself the model's own.")] = None,  # noqa: UP045
     budget: Annotated[float, typer.Option(help="Largest increase of perplexity, a share.")] = 0.02,
-    window_scale: Annotated[float, typer.Option(help="As it will be used.")] = 0.05,
-    sink: Annotated[int, typer.Option(help="As it will be used.")] = 1,
+    window_scale: Annotated[float, typer.Option(help="As it will be used.")] = 0.1,
+    sink: Annotated[int, typer.Option(help="As it will be used.")] = 0,
     per: Annotated[str, typer.Option(help="What has a threshold of its own: channel or head.")] = "channel",
     skip: Annotated[float, typer.Option(help="Share of the text to leave out at its beginning.")] = 0.0,
 ) -> None:

@@ -124,10 +124,18 @@ def use(model: Any, kind: str, config: DeltaConfig, *, path: Path | None = None,
     # Thresholds hold for the window and the sink they were found with.
     exact = config if calibration is None else calibration
     try:
-        model.use_delta(theta, window_scale=exact.window_scale, sink=exact.sink, byte_values=kv_cache == "i8")
+        model.use_delta(
+            theta,
+            window_scale=exact.window_scale,
+            sink=exact.sink,
+            byte_values=kv_cache == "i8",
+            dense_below=config.dense_below,
+        )
     except ValueError as error:
         raise LanguageError("the calibration is not for this model", got=error) from error
-    return f"delta (theta {config.theta:g})" if calibration is None else "delta (calibrated)"
+    thresholds = f"theta {config.theta:g}" if calibration is None else "calibrated"
+    short = f"; dense below {config.dense_below} tokens" if config.dense_below else ""
+    return f"delta ({thresholds}{short})"
 
 
 def _loses(model: Any) -> str:

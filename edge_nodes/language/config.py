@@ -182,6 +182,9 @@ class DeltaConfig:
         maximum=1.0,
     )
     sink: int = parameter(1, "First keys that are exact; a calibration has its own.", minimum=0, maximum=4096)
+    dense_below: int = parameter(
+        256, "Tokens: shorter contexts use exact keys, which are faster there.", minimum=0, maximum=1_000_000
+    )
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,14 @@ using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 constexpr float kNoTheta = 0.0f;
 
-DeltaOptions options_of(const Array<float>& theta, double window_scale, int sink, bool byte_values) {
+DeltaOptions options_of(const Array<float>& theta, double window_scale, int sink, bool byte_values,
+                        int dense_below) {
   DeltaOptions options;
   options.theta.assign(theta.data(), theta.data() + theta.size());
   options.window_scale = window_scale;
   options.sink = sink;
   options.byte_values = byte_values;
+  options.dense_below = dense_below;
   return options;
 }
 
@@ -142,16 +144,17 @@ void bind_attention(py::module_& m, py::class_<Model>& model) {
   py::class_<Attendant>(m, "Attention", "A key/value cache by itself, and attention over it; not thread-safe.")
       .def(py::init([](const std::string& type, int layers, int kv_heads, int head_dim, int heads_per_kv, int context,
                        const std::string& kernel, int threads, const Array<float>& theta, double window_scale,
-                       int sink, bool byte_values) {
+                       int sink, bool byte_values, int dense_below) {
              if (layers < 1 || kv_heads < 1 || head_dim < 32 || head_dim % 32 || heads_per_kv < 1 || context < 1)
                throw std::invalid_argument("sizes must be positive, head_dim a multiple of 32");
              const CacheShape shape{1, layers, kv_heads, head_dim, heads_per_kv, context};
-             return std::make_unique<Attendant>(type, shape, kernel, threads, options_of(theta, window_scale, sink, byte_values));
+             return std::make_unique<Attendant>(type, shape, kernel, threads,
+                                                options_of(theta, window_scale, sink, byte_values, dense_below));
            }),
            py::arg("type"), py::kw_only(), py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"),
            py::arg("heads_per_kv"), py::arg("context"), py::arg("kernel") = "auto", py::arg("threads") = 1,
            py::arg("theta") = Array<float>(1, &kNoTheta), py::arg("window_scale") = 0.05, py::arg("sink") = 0,
-           py::arg("byte_values") = false)
+           py::arg("byte_values") = false, py::arg("dense_below") = 0)
       .def("write", &Attendant::write, py::arg("first"), py::arg("k"), py::arg("v"),
            "Store rotated keys and values, float32 (layers, n, kv_heads, head_dim), at positions first ...")
       .def("attend", &Attendant::attend, py::arg("first"), py::arg("q"), py::arg("repeats") = 1,
@@ -180,14 +183,15 @@ void bind_attention(py::module_& m, py::class_<Model>& model) {
            },
            py::arg("type"), "Keep keys and values as \"f16\", \"f32\" or \"i8\" from now on; forgets what is cached.")
       .def("use_delta",
-           [](Model& model, const Array<float>& theta, double window_scale, int sink, bool byte_values) {
+           [](Model& model, const Array<float>& theta, double window_scale, int sink, bool byte_values,
+              int dense_below) {
              model.set_cache(std::make_unique<DeltaCache>(model.cache().shape(), model.kernels(),
-                                                          options_of(theta, window_scale, sink, byte_values)));
+                                                          options_of(theta, window_scale, sink, byte_values, dense_below)));
            },
            py::arg("theta"), py::kw_only(), py::arg("window_scale") = 0.05, py::arg("sink") = 0,
-           py::arg("byte_values") = false,
+           py::arg("byte_values") = false, py::arg("dense_below") = 0,
            "Code keys as changes from now on; theta: float32 (layers, kv_heads, head_dim) or one number; byte_values: "
-           "values in 8 bits. Forgets what is cached.")
+           "values in 8 bits; dense_below: tokens, shorter contexts use exact keys. Forgets what is cached.")
       .def_property_readonly("delta_kernel", [](Model& model) { return std::string(delta_kernels(model.kernels().name).name); })
       .def_property_readonly("uses_delta", [](Model& model) { return delta_of(model.cache()) != nullptr; })
       .def("use_capture",

@@ -42,11 +42,12 @@ DeltaCache::DeltaCache(const CacheShape& shape, const Kernels& kernels, const De
       quads_(shape.head_dim / 4),
       window_scale_(options.window_scale),
       sink_(options.sink),
+      dense_below_(options.dense_below),
       byte_values_(options.byte_values) {
   const size_t channels = size_t(shape.layers) * shape.kv_heads * shape.head_dim;
   if (shape.head_dim > kWidest) throw std::invalid_argument("head_dim is above " + std::to_string(kWidest));
-  if (!(window_scale_ >= 0.0) || window_scale_ > 1.0 || sink_ < 0)
-    throw std::invalid_argument("window_scale must be 0 to 1, sink 0 or more");
+  if (!(window_scale_ >= 0.0) || window_scale_ > 1.0 || sink_ < 0 || dense_below_ < 0)
+    throw std::invalid_argument("window_scale must be 0 to 1, sink and dense_below 0 or more");
   if (options.theta.size() != 1 && options.theta.size() != channels)
     throw std::invalid_argument("theta must be one number, or " + std::to_string(channels));
   theta_.resize(channels);
@@ -85,7 +86,7 @@ void DeltaCache::put_value(size_t at, const float* value) {
 }
 
 void DeltaCache::begin(int slot, int tokens) {
-  slots_[size_t(slot)] = {tokens, rounded(window_scale_, tokens)};
+  slots_[size_t(slot)] = {tokens, window(tokens)};
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int i = 0; i < shape_.kv_heads; ++i) {
       Head& h = head(layer, slot, i);
@@ -93,7 +94,10 @@ void DeltaCache::begin(int slot, int tokens) {
     }
 }
 
-int DeltaCache::ring(int position) const { return std::max(1, rounded(window_scale_, position + 1)); }
+// Of `tokens` in all, the exact ones.
+int DeltaCache::window(int tokens) const { return tokens < dense_below_ ? tokens : rounded(window_scale_, tokens); }
+
+int DeltaCache::ring(int position) const { return std::max(1, window(position + 1)); }
 
 // Keys before this position are coded, those from it on exact, for a query at `position`.
 int DeltaCache::coded_until(const Head& h, const Slot& slot, int position) const {

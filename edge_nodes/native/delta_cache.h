@@ -16,6 +16,7 @@ struct DeltaOptions {
   std::vector<float> theta;  // [layer][kv head][channel], or one for all
   double window_scale = 0.05;
   int sink = 0;  // leading keys that stay exact
+  int dense_below = 0;  // tokens; shorter contexts use exact keys only
   bool byte_values = false;  // values in 8 bits with a scale for each, not in half precision
 };
 
@@ -79,6 +80,7 @@ class DeltaCache : public Cache {
   }
   void put_value(size_t at, const float* value);
 
+  int window(int tokens) const;
   int coded_until(const Head& h, const Slot& slot, int position) const;
   int ring(int position) const;
   void code(Head& h, const float* theta, const float* step, const float* key) const;
@@ -99,7 +101,7 @@ class DeltaCache : public Cache {
   int context_, quads_;
   std::vector<uint8_t> fine_;  // [layer][kv head]: queries need 14 bits
   double window_scale_;
-  int sink_;
+  int sink_, dense_below_;
   Buffer<float> theta_, step_;  // [layer][kv head][channel]
   std::vector<Head> heads_;
   std::vector<Slot> slots_;

@@ -39,7 +39,7 @@ def write_data(folder):
 def test_other_models_are_calibrated_and_evaluated(tmp_path, monkeypatch, architecture, kind):
     for module, name, value in (
         (calibration, "CHECKED", 64),
-        (calibration, "LENGTHS", ((96, 1), (32, 2))),
+        (calibration, "LENGTHS", ((96, 1, 1), (32, 2, 1))),
         (calibration, "LEVELS", (0.3, 0.6)),
         (likelihood, "STRIDE", 128),
         (eval_delta, "STRIDE", 128),

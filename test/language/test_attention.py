@@ -126,7 +126,7 @@ def test_int8_keys_and_values_stay_close_to_dense(engine):
 def test_calibration_shares_sparsity_out_and_is_kept(engine, tmp_path, small_model):
     text = [(13 * i * i + 5 * i) % 250 + 3 for i in range(400)]
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"LENGTHS": ((64, 1), (24, 2)), "CHECKED": 96, "LEVELS": (0.3, 0.6)}.items():
+        for name, value in {"LENGTHS": ((64, 1, 1), (24, 2, 1)), "CHECKED": 96, "LEVELS": (0.3, 0.6)}.items():
             patch.setattr(delta_calibration, name, value)
         weights = np.random.default_rng(0).normal(size=(2, 96, 192)).astype(np.float32)
         levels, chosen = delta_calibration.calibrate(engine, text, lambda i: weights[i], budget=10.0, checked=2)
@@ -138,7 +138,9 @@ def test_calibration_shares_sparsity_out_and_is_kept(engine, tmp_path, small_mod
     found.write(path)
     assert np.array_equal(attention.Calibration.read(path).theta(), found.theta())
     config = DeltaConfig(calibration=str(path))
-    assert attention.use(engine.model, "delta", config, path=small_model) == "delta (calibrated)"
+    assert (
+        attention.use(engine.model, "delta", config, path=small_model) == "delta (calibrated; dense below 256 tokens)"
+    )
     assert engine.model.uses_delta
     assert attention.use(engine.model, "dense", config) == "dense"
 

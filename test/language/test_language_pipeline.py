@@ -312,7 +312,7 @@ def test_attention_changes_with_the_next_request(pipeline):
     event = out["events"][0]
     jsonschema.validate(event, LANGUAGE)
     assert 0.0 < event["attention"]["prefill_sparsity"] < 1.0
-    assert pipeline.status()["attention"] == "delta (theta 0.3)"
+    assert pipeline.status()["attention"] == "delta (theta 0.3; dense below 256 tokens)"
     assert pipeline.status()["sparsity"] == event["attention"]["sparsity"]
     with pytest.raises(LanguageError, match="not a calibration"):
         pipeline.update(parameters.replace(changed, {"delta.calibration": "/nowhere.json"}))

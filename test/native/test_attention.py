@@ -107,6 +107,27 @@ def test_delta_follows_the_rule(kernel, scale, sink, theta, tolerance):
     assert np.abs(bytes_found - found).max() > 0
 
 
+def test_short_contexts_use_exact_keys():
+    q, k, v = sequence(150)
+    theta, scale = 0.5, 0.1
+    cache = make("delta", theta=theta, window_scale=scale, dense_below=110)
+    found = run(cache, q, k, v, prompt=100, prefill=100)
+    counts = cache.counts()
+    assert not np.any(counts["prefill_skipped"])
+    assert np.all(counts["decode_skipped"] > 0)
+
+    def exact(i):
+        return np.ones(i + 1, bool) if i < 109 else delta.exact_decode(i, max(1, delta.window(scale, i + 1)), 0)
+
+    assert np.abs(found - expected(q, k, v, theta, exact)).max() < 1.5e-2
+    dense = run(make("f16"), q[:, :109], k[:, :109], v[:, :109])
+    assert np.abs(found[:, :109] - dense).max() < 1e-4
+    # A prompt that is not short is treated as if there were no limit.
+    options = {"prompt": 150, "chunk": 40}
+    limited = run(make("delta", theta=theta, window_scale=scale, dense_below=150), q, k, v, **options)
+    assert np.array_equal(limited, run(make("delta", theta=theta, window_scale=scale), q, k, v, **options))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_theta_0_equals_dense(kernel):
     q, k, v = sequence(120)

@@ -3,6 +3,7 @@
 
 The machine may be shared: all kinds are timed in turn, many rounds, and the best of each counts. Keys are AR(1) rows
 whose share of zeros is stated; enough layers are walked that no cache of the processor holds them at 4,096 tokens.
+Delta attention falls back to exact keys in short contexts, as in the node.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from rich.console import Console
 
 from edge_nodes.cli import figures
 from edge_nodes.cli.figures import target
+from edge_nodes.language.config import DeltaConfig
 
-CONTEXTS = (512, 1024, 2048, 4096, 8192)
+CONTEXTS = (128, 512, 1024, 2048, 4096, 8192)
 DELTA = ("delta", "delta, i8 values")
 KINDS = ("f16", "i8", *DELTA)
 RHO, THETA = 0.9, 0.404  # 60 % zeros
+DENSE_BELOW = DeltaConfig().dense_below
 CHUNK = 64  # tokens of a step of a prompt
 ROUNDS = 25
 
@@ -49,7 +52,7 @@ def bench(console: Console, *, quick: bool, threads: int = 1, kernel: str = "aut
         threads: that share the heads.
         kernel: instruction set.
     """
-    shapes, contexts = (SHAPES[:1], (512, 1024, 4096)) if quick else (SHAPES, CONTEXTS)
+    shapes, contexts = (SHAPES[:1], (128, 512, 4096)) if quick else (SHAPES, CONTEXTS)
     rounds = 6 if quick else ROUNDS
     rows: list[dict[str, Any]] = []
     for shape in shapes:
@@ -61,6 +64,7 @@ def bench(console: Console, *, quick: bool, threads: int = 1, kernel: str = "aut
         "kernel": kernel,
         "rounds": rounds,
         "keys": f"AR(1), rho {RHO}, theta {THETA}",
+        "dense_below": DENSE_BELOW,
         "layers": {s.name: [s.walked, s.layers] for s in shapes},
     }
     return figures.result("attention", config, {"attention": rows}, targets(rows))
@@ -111,7 +115,7 @@ class _Walk:
         self._random = np.random.default_rng(0)
         options = {
             "layers": shape.walked, "kv_heads": shape.kv_heads, "head_dim": shape.dim, "heads_per_kv": shape.group,
-            "context": length, "kernel": kernel, "threads": threads, "theta": THETA,
+            "context": length, "kernel": kernel, "threads": threads, "theta": THETA, "dense_below": DENSE_BELOW,
         }  # fmt: skip
         self._caches = {
             kind: native.Attention(kind.partition(",")[0], byte_values=kind == DELTA[1], **options) for kind in KINDS

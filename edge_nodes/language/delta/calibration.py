@@ -4,7 +4,7 @@
 The error of a score is the query times what the key's code is off. To first order it moves a query's output by the
 weight of that key times the distance of its value from the output (through the output projection). A capture
 gives that cost for every layer, KV head and channel as a function of theta, beside the share of multiply-adds that it
-skips; a pass for each layer (its change of the next token's distribution) puts the layers in one unit. Prompts of
+skips; a pass for each KV head (its change of the next token's distribution) puts them in one unit. Prompts of
 several lengths count alike: in short ones the first keys weigh more, and fewer changes can be left out. A Lagrange
 multiplier then shares a wanted sparsity out, so that all thresholds have the same marginal cost. Levels of sparsity are
 checked on text that was not captured; the largest within the budget is chosen.
@@ -26,12 +26,12 @@ from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
 
 Floats = npt.NDArray[np.float64]
 
-LENGTHS = ((512, 1), (128, 4), (40, 10))  # tokens and number of the captured prompts
-MEASURED = 3  # prompts of each length in each layer's pass, at most
+LENGTHS = ((512, 1, 0), (128, 4, 2), (40, 10, 6))  # tokens, captured prompts, and how many in each head's pass
 CHECKED = 512  # tokens of each piece that a level is checked on
 LEVELS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 GRID = np.geomspace(0.12, 12.0, 36)  # thresholds tried; the least keeps codes in range
-_TRIED, _NEGLIGIBLE = 0.7, 0.1  # sparsity of the layer that is measured, theta of the others
+_TRIED, _NEGLIGIBLE = 0.7, 0.1  # sparsity of the head that is measured, theta of the others
+_LEAST, _LAYERS_SHARE = 0.05, 0.5  # of the median; of its layer in what is taken for a head
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def calibrate(
     output_weights: Callable[[int], npt.NDArray[np.float32]],
     *,
     budget: float = 0.02,
-    window_scale: float = 0.05,
-    sink: int = 1,
+    window_scale: float = 0.1,
+    sink: int = 0,
     shared: bool = False,
     checked: int = 6,
     progress: Callable[[str], None] = lambda _: None,
@@ -75,7 +75,7 @@ def calibrate(
     Raises:
         LanguageError: BAD_INPUT, the text is too short.
     """
-    captured = sum(length * count for length, count in LENGTHS)
+    captured = sum(length * count for length, count, _ in LENGTHS)
     need = captured + checked * CHECKED
     if len(tokens) < need:
         raise LanguageError(
@@ -89,9 +89,9 @@ def calibrate(
         for group in prompts
     ]
     curves = _mean(of_length)
-    progress("measuring each layer")
-    weights = runner.sensitivities([p for group in prompts for p in group[:MEASURED]], curves)
-    curves = Curves(curves.zeros, curves.cost * weights[:, None, None])
+    measured = [p for group, (_, _, count) in zip(prompts, LENGTHS, strict=True) for p in group[:count]]
+    weights = runner.sensitivities(measured, curves, lambda layer: progress(f"measuring layer {layer}"))
+    curves = Curves(curves.zeros, curves.cost * weights[:, :, None])
     pieces = [tokens[captured + i * CHECKED :][:CHECKED] for i in range(checked)]
     engine.model.use_cache("f16")
     before = runner.nats(pieces)[0]
@@ -133,7 +133,7 @@ def solve(curves: Curves, sparsity: float, *, shared: bool = False) -> Floats:
 def _prompts(tokens: Sequence[int]) -> list[list[Sequence[int]]]:
     """Return the beginning of the text cut into prompts, by length."""
     out, at = [], 0
-    for length, count in LENGTHS:
+    for length, count, _ in LENGTHS:
         out.append([tokens[at + i * length :][:length] for i in range(count)])
         at += length * count
     return out
@@ -213,8 +213,10 @@ class _Runner:
         scale, sink = self._options["window_scale"], int(self._options["sink"])
         return delta.exact_prefill(tokens, delta.window(scale, tokens), sink)
 
-    def sensitivities(self, prompts: Sequence[Sequence[int]], curves: Curves) -> Floats:
-        """Return what a unit of cost does in each layer: nats of divergence from the dense distribution."""
+    def sensitivities(
+        self, prompts: Sequence[Sequence[int]], curves: Curves, progress: Callable[[int], None] = lambda _: None
+    ) -> Floats:
+        """Return what a unit of cost does in each head: divergence from the dense outputs, nats (layers, kv_heads)."""
         model = self._engine.model
         model.use_cache("f16")
         dense = [_log_softmax(self._evaluator.logits(p)) for p in prompts]
@@ -228,14 +230,18 @@ class _Runner:
 
         tried = solve(curves, _TRIED).astype(np.float32)
         at = np.abs(GRID[:, None, None, None] - tried).argmin(axis=0)
-        cost = np.take_along_axis(curves.cost, at[None], axis=0)[0].sum(axis=(1, 2))
+        cost = np.take_along_axis(curves.cost, at[None], axis=0)[0].sum(axis=2)
         floor = divergence(np.full_like(tried, _NEGLIGIBLE))
-        out = np.empty(len(tried))
-        for layer in range(len(tried)):
+        out = np.empty(cost.shape)
+        for layer, head in np.ndindex(*cost.shape):
+            if head == 0:
+                progress(layer)
             theta = np.full_like(tried, _NEGLIGIBLE)
-            theta[layer] = tried[layer]
-            out[layer] = max(divergence(theta) - floor, 0.0) / max(float(cost[layer]), 1e-30)
-        return np.maximum(out, 0.05 * np.median(out))  # a layer that seems free in one text is not
+            theta[layer, head] = tried[layer, head]
+            out[layer, head] = max(divergence(theta) - floor, 0.0) / max(float(cost[layer, head]), 1e-30)
+        # Few prompts tell a head less well than its layer; one that seems free in them is not.
+        mixed: Floats = (1 - _LAYERS_SHARE) * out + _LAYERS_SHARE * out.mean(axis=1, keepdims=True)
+        return np.maximum(mixed, _LEAST * np.median(mixed))
 
     def nats(self, pieces: Sequence[Sequence[int]]) -> tuple[float, float]:
         """Return mean nats per token and mean sparsity."""
