@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_nodes.downloads import download
 from edge_nodes.errors import ModelError, State
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -256,6 +255,8 @@ def _copy(source: Path, folder: Path, progress: Callable[[str], None]) -> Path:
 
 def _from_server(name: str, model: Download, folder: Path, progress: Callable[[str], None]) -> Path:
     """Return the file, downloaded beside the installed models so that a broken transfer can go on."""
+    from edge_nodes.downloads import download  # HTTP and TLS take 3 MB, of which a model that is there needs none
+
     part = cache_dir() / f".{name}.part"
     progress(f"downloading {model.url} ({model.megabytes} MB)")
     remedy = (

@@ -92,7 +92,6 @@ def _merges(
 
 
 def _with_added(bpe: Any, tokens: Sequence[str], types: Sequence[int]) -> Any:
-    kinds = list(zip(tokens, types, strict=True))
-    bpe.add_special_tokens([AddedToken(t, normalized=False) for t, k in kinds if k == CONTROL])
-    bpe.add_tokens([AddedToken(t, normalized=False) for t, k in kinds if k == USER_DEFINED])
+    for add, kind in ((bpe.add_special_tokens, CONTROL), (bpe.add_tokens, USER_DEFINED)):
+        add([AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == kind])
     return bpe

@@ -41,7 +41,7 @@ class Tokenizer:
         self.eos: int | None = metadata.get("tokenizer.ggml.eos_token_id", eos)
         self._adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", _adds_bos(metadata)))
         ends = {self.eos, metadata.get("tokenizer.ggml.eot_token_id")}
-        controls = [(t, i) for i, t in enumerate(tokens) if types[i] == bpe.CONTROL]
+        controls = [(tokens[i], i) for i, kind in enumerate(types) if kind == bpe.CONTROL]
         ends |= {i for t, i in controls if t in _ENDS}
         self.end_tokens = frozenset(i for i in ends if i is not None)
         self._controls = re.compile("|".join(re.escape(t) for t, _ in sorted(controls, reverse=True)) or r"(?!)")
@@ -130,17 +130,18 @@ def _text(tokens: Sequence[str], token: int | None) -> str:
     return "" if token is None else tokens[token]
 
 
-def _list(metadata: Mapping[str, Any], name: str) -> list[Any]:
+def _list(metadata: Mapping[str, Any], name: str) -> Sequence[Any]:
     found = metadata.get(f"tokenizer.ggml.{name}")
-    if not isinstance(found, list):
+    if not isinstance(found, Sequence) or isinstance(found, str):
         raise LanguageError(f"the file has no tokenizer.ggml.{name}", state=State.MODEL_BAD)
     return found
 
 
 def _pre(metadata: Mapping[str, Any]) -> str:
     """Return the pre-tokenizer's name; bitnet.cpp's files leave it out, and Llama 3's vocabulary tells."""
-    known = "llama-bpe" if "<|begin_of_text|>" in metadata.get("tokenizer.ggml.tokens", ()) else "default"
-    return str(metadata.get("tokenizer.ggml.pre", known))
+    if "tokenizer.ggml.pre" in metadata:
+        return str(metadata["tokenizer.ggml.pre"])
+    return "llama-bpe" if "<|begin_of_text|>" in metadata.get("tokenizer.ggml.tokens", ()) else "default"
 
 
 def _adds_bos(metadata: Mapping[str, Any]) -> bool:

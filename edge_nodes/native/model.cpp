@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 namespace edge {
@@ -85,14 +86,13 @@ Model::Model(const ModelConfig& config)
   cache_ = make_cache(c.cache, shape, kernels_);
   const size_t batch = size_t(c.batch);
   x_.resize_zero(batch * width_);
-  normed_.resize_zero(batch * width_);
+  normed_.resize_zero(size_t(pool_.threads()) * width_);
   q_.resize_zero(batch * query_);
   k_.resize_zero(batch * kv_);
   v_.resize_zero(batch * kv_);
   mixed_.resize_zero(batch * query_);
   gate_.resize_zero(batch * hidden_);
   up_.resize_zero(batch * hidden_);
-  active_.resize_zero(batch * hidden_);
   const int widest = std::max({width_, hidden_, query_});
   codes_.resize_zero(batch * widest);
   code_scales_.resize_zero(batch * widest / kGroup);
@@ -275,14 +275,19 @@ void Model::set_table_choices(std::vector<TableChoice> choices) {
 size_t Model::work_bytes() const {
   size_t total = ternary_.bytes() + cos_.bytes() + sin_.bytes() + scores_.bytes() + scratch_.bytes() + codes_.bytes() +
                  code_scales_.bytes() + code_sums_.bytes() + code_totals_.bytes();
-  for (const Buffer<float>* b : {&x_, &normed_, &q_, &k_, &v_, &mixed_, &gate_, &up_, &active_, &logits_, &partial_})
+  for (const Buffer<float>* b : {&x_, &normed_, &q_, &k_, &v_, &mixed_, &gate_, &up_, &logits_, &partial_})
     total += b->bytes();
   return total;
 }
 
 template <typename Work>
 void Model::each_token(int n, Work&& work) {
-  pool_.run(n, [&](int token, int) { work(token); });
+  pool_.run(n, [&](int token, int thread) {
+    if constexpr (std::is_invocable_v<Work, int, int>)
+      work(token, thread);
+    else
+      work(token);
+  });
 }
 
 Model::Inputs Model::inputs(int cols, std::initializer_list<const Matrix*> matrices) {
@@ -307,6 +312,13 @@ void Model::quantise_row(const float* x, Inputs& in, int token) {
     kernels_.quantise_token(x, a.cols(), a.q + size_t(token) * a.cols(), a.scale + token,
                             a.sum + size_t(token) * a.blocks, a.total + token);
   }
+}
+
+// Token `row`, normalised and quantised, becomes the `token`-th input.
+void Model::normalise(int row, const Buffer<float>& weights, Inputs& a, int token, int thread) {
+  float* normed = normed_.data() + size_t(thread) * width_;
+  kernels_.rms_norm(x_.data() + size_t(row) * width_, weights.data(), config_.width, width_, config_.epsilon, normed);
+  quantise_row(normed, a, token);
 }
 
 void Model::multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add) {
@@ -459,12 +471,7 @@ void Model::attend(int layer, const std::vector<Segment>& segments) {
 void Model::attention(const Block& block, int layer, int n, const std::vector<Segment>& segments) {
   const Matrix &q = block.in[0], &k = block.in[1], &v = block.in[2];
   Inputs a = inputs(width_, {&q, &k, &v});
-  each_token(n, [&](int t) {
-    float* normed = normed_.data() + size_t(t) * width_;
-    kernels_.rms_norm(x_.data() + size_t(t) * width_, block.norm.data(), config_.width, width_, config_.epsilon,
-                      normed);
-    quantise_row(normed, a, t);
-  });
+  each_token(n, [&](int t, int thread) { normalise(t, block.norm, a, t, thread); });
   multiply({{&q, q_.data()}, {&k, k_.data()}, {&v, v_.data()}}, a, n, false);
   each_token(n, [&](int t) { rotate(t, positions_[size_t(t)]); });
   write_cache(layer, segments);
@@ -477,23 +484,18 @@ void Model::attention(const Block& block, int layer, int n, const std::vector<Se
 void Model::feed_forward(const Block& block, int n) {
   const Matrix &gate = block.in[0], &up = block.in[1];
   Inputs a = inputs(width_, {&gate, &up});
-  each_token(n, [&](int t) {
-    float* normed = normed_.data() + size_t(t) * width_;
-    kernels_.rms_norm(x_.data() + size_t(t) * width_, block.norm.data(), config_.width, width_, config_.epsilon,
-                      normed);
-    quantise_row(normed, a, t);
-  });
+  each_token(n, [&](int t, int thread) { normalise(t, block.norm, a, t, thread); });
   multiply({{&gate, gate_.data()}, {&up, up_.data()}}, a, n, false);
   a = inputs(hidden_, {&block.out});
   each_token(n, [&](int t) {
     const size_t at = size_t(t) * hidden_;
-    float* active = active_.data() + at;
+    float* active = gate_.data() + at;  // in the place of what it is made of
     if (config_.bitnet)
-      squared_relu(gate_.data() + at, up_.data() + at, hidden_, active);
+      squared_relu(active, up_.data() + at, hidden_, active);
     else
-      kernels_.swiglu(gate_.data() + at, up_.data() + at, hidden_, active);
+      kernels_.swiglu(active, up_.data() + at, hidden_, active);
   });
-  finish_inputs(active_.data(), hidden_columns_, block.sub_norm, a, n);
+  finish_inputs(gate_.data(), hidden_columns_, block.sub_norm, a, n);
   add_product(block.out, hidden_columns_, a, n);
 }
 
@@ -517,12 +519,7 @@ void Model::head_logits(const std::vector<int>& rows, float* logits) {
 
 // All pieces of a head are of one type, thus their inputs are quantised once.
 void Model::normalise_rows(const std::vector<int>& rows, Inputs& a) {
-  each_token(int(rows.size()), [&](int i) {
-    float* normed = normed_.data() + size_t(i) * width_;
-    kernels_.rms_norm(x_.data() + size_t(rows[size_t(i)]) * width_, output_norm_.data(), config_.width, width_,
-                      config_.epsilon, normed);
-    quantise_row(normed, a, i);
-  });
+  each_token(int(rows.size()), [&](int i, int thread) { normalise(rows[size_t(i)], output_norm_, a, i, thread); });
 }
 
 // Writes logits of n rows that are `vocabulary` apart.

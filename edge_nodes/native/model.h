@@ -144,6 +144,7 @@ class Model {
   void add_shares(int n);
   Inputs inputs(int cols, std::initializer_list<const Matrix*> matrices);
   void quantise_row(const float* x, Inputs& a, int token);
+  void normalise(int row, const Buffer<float>& weights, Inputs& a, int token, int thread);
   void multiply(std::initializer_list<Product> products, const Inputs& x, int n, bool add);
   template <typename Work>
   void each_token(int n, Work&& work);
@@ -161,7 +162,7 @@ class Model {
   std::vector<const void*> vectors_set_;
   Buffer<float> cos_, sin_;  // [position][rope_dim / 2]
   std::unique_ptr<Cache> cache_;
-  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, active_, logits_;
+  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, logits_;  // normed_: a row for each thread
   Columns head_columns_, hidden_columns_;
   // Only with a reducer: this board's share of a block's result, numbers of the tokens, and ones.
   Buffer<float> partial_, shared_, ones_;

@@ -125,5 +125,5 @@ def _aligned(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file."""
-    path.write_text(json.dumps(values, indent=1) + "\n")
+    """Write a JSON file; any sequence becomes a list."""
+    path.write_text(json.dumps(values, indent=1, default=list) + "\n")

@@ -14,11 +14,9 @@ import pytest
 
 NATIVE = Path(__file__).resolve().parents[2] / "edge_nodes" / "native"
 MAIN = Path(__file__).parent / "portability" / "main.cpp"
-KERNELS = [*sorted(NATIVE.glob("kernels*.cpp")), NATIVE / "ternary.cpp", NATIVE / "pool.cpp", MAIN]
-DELTA = [
-    *sorted(NATIVE.glob("kernels*.cpp")),
-    *(NATIVE / f"delta_{name}.cpp" for name in ("avx2", "avx512", "portable")),
-]
+DISPATCH = [*sorted(NATIVE.glob("kernels*.cpp")), NATIVE / "packing.cpp"]
+KERNELS = [*DISPATCH, NATIVE / "ternary.cpp", NATIVE / "pool.cpp", MAIN]
+DELTA = [*DISPATCH, *(NATIVE / f"delta_{name}.cpp" for name in ("avx2", "avx512", "portable"))]
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", f"-I{NATIVE}"]
 

@@ -32,6 +32,20 @@ engine = load({model!r})
 next(engine.generate(engine.tokenizer.chat([{{"role": "user", "content": "What do you see?"}}])))
 print(time.monotonic())
 """
+MEMORY = """
+import random, time
+from pathlib import Path
+from edge_nodes.language import SamplingConfig, load
+begin = time.perf_counter()
+engine = load({model!r}, threads=1, context_tokens={context})
+load_s = time.perf_counter() - begin
+draw = random.Random(0)
+prompt = [draw.randrange(engine.tokenizer.size) for _ in range({prompt})]
+engine.tokenizer.chat([{{"role": "user", "content": "What do you see?"}}])
+answer = list(engine.generate(prompt, SamplingConfig(temperature=0.8), max_new_tokens=4))
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+print(load_s, *(1024e-6 * int(status[key].split()[0]) for key in ("VmRSS", "VmHWM")), engine.model.cache_bytes / 1e6)
+"""
 IMPORT = "import time; t = time.perf_counter(); from edge_nodes.language import load; print(time.perf_counter() - t)"
 
 
@@ -76,9 +90,9 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
             with console.status(f"{case.name}: prompt and answer, {threads} thread{'s' * (threads > 1)}"):
                 rows.append(in_process(_rates, case, threads))
         with console.status(f"{case.name}: memory"):
-            memory.append({"model": case.name, **in_process(_memory, case)})
+            memory.append({"model": case.name, **_memory(case)})
     with console.status("start of a fresh process"):
-        start = _start(str(found), 2 if quick else 5)
+        start = _start(str(found), 1 if quick else 5)
     with console.status("what Python costs"):
         python = in_process(_python_cost, str(found), 32 if quick else 128, rounds)
     results = {"rates": rows, "memory": memory, "start": start, "python": python}
@@ -125,8 +139,8 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         for stage in ("prefill", "decode")
     ]
     figures.show_table(console, "tokens a second; bound: product peak or memory bandwidth", columns, rows)
-    columns = ("model", "file", "cache", "resident", "beyond", "load s")
-    keys = ("model", "file_mb", "cache_mb", "resident_mb", "beyond_mb", "load_s")
+    columns = ("model", "file", "cache", "resident", "beyond", "peak", "load s")
+    keys = ("model", "file_mb", "cache_mb", "resident_mb", "beyond_mb", "peak_mb", "load_s")
     figures.show_table(console, "memory, MB", columns, [[m[k] for k in keys] for m in found["memory"]])
     rows = [[name, value] for part in ("start", "python") for name, value in found[part].items()]
     figures.show_table(console, "start and Python", ("", ""), rows)
@@ -204,21 +218,18 @@ def _bounds(path: str, engine: Any, threads: int) -> tuple[float, float]:
 
 
 def _memory(case: Case) -> dict[str, Any]:
-    """Return what a process holds after an answer, in MB of 10^6 bytes."""
-    import psutil
+    """Return what a process holds after an answer that fills its cache, in MB of 10^6 bytes.
 
-    from edge_nodes.language import load
-
-    begin = time.perf_counter()
-    engine = load(case.path, threads=1, context_tokens=case.prompt + case.decode + 8)
-    load_s = time.perf_counter() - begin
-    _own_rates(engine, _prompt(engine.model.vocabulary, case.prompt), 4)
-    resident = psutil.Process().memory_info().rss / 1e6
-    file, cache = Path(case.path).stat().st_size / 1e6, engine.model.cache_bytes / 1e6
+    The process is a fresh one, which has none of what a benchmark needs besides.
+    """
+    code = MEMORY.format(model=case.path, context=case.prompt + 4, prompt=case.prompt)
+    load_s, resident, peak, cache = _say(code)
+    file = Path(case.path).stat().st_size / 1e6
     return {
         "file_mb": round(file, 1),
         "cache_mb": round(cache, 1),
         "resident_mb": round(resident, 1),
+        "peak_mb": round(peak, 1),
         "beyond_mb": round(resident - file - cache, 1),
         "load_s": round(load_s, 2),
     }
@@ -229,16 +240,17 @@ def _start(model: str, rounds: int) -> dict[str, float]:
     first, imports = [], []
     for _ in range(rounds):
         begin = time.monotonic()
-        first.append(_say(START.format(model=model)) - begin)
-        imports.append(_say(IMPORT))
+        first.append(_say(START.format(model=model))[0] - begin)
+        imports += _say(IMPORT)
     return {"first_token_s": round(min(first), 3), "import_s": round(min(imports), 3)}
 
 
-def _say(code: str) -> float:
+def _say(code: str) -> list[float]:
+    """Return the numbers that a fresh process prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise BenchError("a fresh process failed", got=done.stderr.strip()[-300:])
-    return float(done.stdout.split()[-1])
+    return [float(number) for number in done.stdout.split()]
 
 
 class _Timed:
