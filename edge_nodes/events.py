@@ -89,7 +89,11 @@ SPEECH = _event(
         "description": "the encoder layer the text was read from",
     },
     confidence={**_NUMBER, "minimum": 0, "maximum": 1},
-    cost={"type": "object", "additionalProperties": _NUMBER, "description": "what it took: encoder_ms, layers, ..."},
+    cost={
+        "type": "object",
+        "additionalProperties": _NUMBER,
+        "description": "what it took: encoder_ms, encoder_gflop, layers, mean_layers, ...",
+    },
     replaces={
         "type": "boolean",
         "description": "final only: takes the place of the one before with this start_ns, whose speech went on",

@@ -3,88 +3,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_nodes.speech.calibration import Calibration
-from edge_nodes.speech.evaluation import Heard, edit_distance
-from edge_nodes.speech.exits import Reading
+from edge_nodes.speech.config import ExitConfig
+from edge_nodes.speech.evaluation import Heard, edit_distance, left, measured
 
-LOSS = 0.4
+LOSS = 0.5
 """Points of word error rate over the last exit's that a threshold may cost."""
 USABLE = 25.0
 """Word error rate, %, that the earliest exit of an overloaded node may have."""
-_GRID = np.round(np.arange(0.5, 1.0, 0.005), 3)
+WORDS_GRID = (*np.round(np.arange(0.6, 0.88, 0.025), 3).tolist(), 1.0)
+"""Thresholds of the policy `words`; each is a pass over the clips."""
+_GRID = tuple(np.round(np.arange(0.5, 1.001, 0.005), 3).tolist())
+POLICIES = ("words", "confidence", "entropy")
 
-_MEASURES: dict[str, Callable[[Reading], float]] = {
-    "confidence": lambda reading: reading.confidence,
-    "entropy": lambda reading: reading.certainty,
-}
+
+class Tried(NamedTuple):
+    """A policy at each threshold of a grid, in rising order.
+
+    Attributes:
+        thresholds: (n,).
+        errors: wrong words of each clip, (clips, n).
+        operations: of each clip, (clips, n).
+    """
+
+    thresholds: Sequence[float]
+    errors: NDArray[np.int64]
+    operations: NDArray[np.float64]
 
 
 def fit(heard: Sequence[Heard]) -> Calibration:
-    """Return the thresholds that leave earliest at a loss of at most `LOSS`, and the first usable exit.
+    """Return the thresholds that save most operations at a loss of at most `LOSS`, and the first usable exit.
 
     Args:
-        heard: clips that were not trained on.
+        heard: clips that were not trained on; of the policy `words` the thresholds that were tried on all are known.
     """
-    errors, words = _errors(heard)
-    rates = 100 * errors.sum(0) / max(1, words)
-    found = {name: _threshold(errors, _sureness(heard, measure), words) for name, measure in _MEASURES.items()}
-    earliest = next(i for i, rate in enumerate(rates) if rate <= max(USABLE, rates[-1]))
-    return Calibration(found["confidence"], found["entropy"], earliest + 1)
+    return _fit(heard, _try_all(heard))
 
 
 def crossed(heard: Sequence[Heard]) -> dict[str, Any]:
     """Return what the policies do on each half of the clips with the thresholds of the other half.
 
     Returns:
-        {policy: {wer (%), layers (mean)}}; nothing of fewer than two clips.
+        {policy: {wer (%), saved (% of the last exit's operations)}}; nothing of fewer than two clips.
     """
     if len(heard) < 2:
         return {}
-    halves = (list(heard[::2]), list(heard[1::2]))
-    calibrations = (fit(halves[1]), fit(halves[0]))
+    tried = _try_all(heard)
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    parts = [_part(tried, half) for half in halves]
+    fits = [_fit(heard[half], part) for half, part in zip(halves, parts, strict=True)]
+    said, last = sum(len(h.said) for h in heard), sum(h.operations[-1] for h in heard)
     found = {}
-    for name, measure in _MEASURES.items():
-        wrong, said, layers = 0, 0, 0
-        for half, calibration in zip(halves, calibrations, strict=True):
-            errors, words = _errors(half)
-            ends = _ends(_sureness(half, measure), getattr(calibration, name))
-            wrong += int(errors[np.arange(len(half)), ends].sum())
-            said += words
-            layers += int(ends.sum()) + len(half)
-        found[name] = {"wer": round(100 * wrong / said, 2) if said else None, "layers": round(layers / len(heard), 2)}
+    for name in tried:
+        wrong, spent = 0, 0.0
+        for part, other in zip(parts, fits[::-1], strict=True):
+            column = _column(part[name], getattr(other, name))
+            wrong += int(part[name].errors[:, column].sum())
+            spent += float(part[name].operations[:, column].sum())
+        wer = round(100 * wrong / said, 2) if said else None
+        found[name] = {"wer": wer, "saved": round(100 * (1 - spent / last), 1)}
     return found
 
 
-def _errors(heard: Sequence[Heard]) -> tuple[NDArray[np.int64], int]:
-    """Return the word errors of each clip at each exit, (clips, exits), and the number of words."""
-    errors = [[edit_distance(h.said, h.text(i).split()) for i in range(len(h.readings))] for h in heard]
-    return np.array(errors, np.int64), sum(len(h.said) for h in heard)
-
-
-def _sureness(heard: Sequence[Heard], measure: Callable[[Reading], float]) -> NDArray[np.float64]:
-    return np.array([[measure(reading) for reading in h.readings] for h in heard])
-
-
-def _ends(sureness: NDArray[np.float64], threshold: float) -> NDArray[np.intp]:
-    """Return the index of the exit that each clip ends at, (clips,)."""
-    sure = sureness >= threshold
-    sure[:, -1] = True
-    ends: NDArray[np.intp] = sure.argmax(1)
-    return ends
-
-
-def _threshold(errors: NDArray[np.int64], sureness: NDArray[np.float64], words: int) -> float:
-    clips = np.arange(len(errors))
+def _fit(heard: Sequence[Heard], tried: Mapping[str, Tried]) -> Calibration:
+    errors = np.array([[edit_distance(h.said, h.text(i).split()) for i in range(len(h.readings))] for h in heard])
+    words = max(1, sum(len(h.said) for h in heard))
+    rates = 100 * errors.sum(0) / words
     allowed = errors[:, -1].sum() + LOSS * words / 100
-    best, fewest = 1.0, float(errors.shape[1])
-    for threshold in _GRID[::-1]:  # of two that leave alike the stricter one
-        ends = _ends(sureness, float(threshold))
-        if errors[clips, ends].sum() <= allowed and ends.mean() + 1 < fewest:
-            best, fewest = float(threshold), ends.mean() + 1
-    return best
+    earliest = next(i for i, rate in enumerate(rates) if rate <= max(USABLE, rates[-1]))
+    thresholds = {name: _cheapest(each, float(allowed)) for name, each in tried.items()}
+    return Calibration(**thresholds, earliest=earliest + 1)
+
+
+def _try_all(heard: Sequence[Heard]) -> dict[str, Tried]:
+    """Return each policy at the thresholds of its grid; `words` at those that were tried on all clips, if any."""
+    grids = dict.fromkeys(POLICIES, _GRID)
+    grids["words"] = tuple(sorted(set.intersection(*(set(h.words) for h in heard))))
+    return {name: _try(heard, name, grid) for name, grid in grids.items() if grid}
+
+
+def _try(heard: Sequence[Heard], name: str, grid: Sequence[float]) -> Tried:
+    costs, known = measured(heard), Calibration()
+    rows = [[left(h, ExitConfig(policy=name, threshold=t), known, costs, 0.0) for t in grid] for h in heard]
+    errors = [[edit_distance(h.said, each.text.split()) for each in row] for h, row in zip(heard, rows, strict=True)]
+    return Tried(grid, np.array(errors), np.array([[each.operations for each in row] for row in rows]))
+
+
+def _part(tried: Mapping[str, Tried], part: slice) -> dict[str, Tried]:
+    return {name: Tried(t.thresholds, t.errors[part], t.operations[part]) for name, t in tried.items()}
+
+
+def _cheapest(tried: Tried, allowed: float) -> float:
+    """Return the threshold that saves most at no more errors than allowed; of two that save alike the stricter one."""
+    wrong, spent = tried.errors.sum(0), tried.operations.sum(0)
+    fine = [column for column in range(len(wrong)) if wrong[column] <= allowed] or [len(wrong) - 1]
+    return tried.thresholds[min(fine, key=lambda column: (spent[column], -column))]
+
+
+def _column(tried: Tried, threshold: float) -> int:
+    return list(tried.thresholds).index(threshold)

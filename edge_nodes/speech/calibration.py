@@ -12,7 +12,7 @@ from typing import Any
 from edge_nodes.errors import ModelError, State
 
 FILE = "calibration.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Calibration:
         confidence: threshold of the policy of that name, 0..1; 1 leaves at the last exit only.
         entropy: likewise, of the certainty.
         earliest: first layer, from 1, whose words are of use; an overloaded node does not go below it.
+        words: threshold of that policy, 0..1.
     """
 
     confidence: float = 1.0
     entropy: float = 1.0
     earliest: int = 1
+    words: float = 1.0
 
 
 def load(folder: Path, weights_sha256: str) -> Calibration:
@@ -47,8 +49,9 @@ def load(folder: Path, weights_sha256: str) -> Calibration:
         stored = json.loads(path.read_text())
         if stored["format"] != FORMAT or stored["weights_sha256"] != weights_sha256:
             raise ValueError(f"format {stored['format']}, for the weights {stored['weights_sha256'][:12]}...")
-        found = Calibration(float(stored["confidence"]), float(stored["entropy"]), int(stored["earliest"]))
-        if not (0.0 <= found.confidence <= 1.0 and 0.0 <= found.entropy <= 1.0 and found.earliest >= 1):
+        thresholds = {name: float(stored[name]) for name in ("confidence", "entropy", "words")}
+        found = Calibration(**thresholds, earliest=int(stored["earliest"]))
+        if not all(0.0 <= each <= 1.0 for each in thresholds.values()) or found.earliest < 1:
             raise ValueError(f"out of range: {found}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
@@ -76,6 +79,7 @@ def save(folder: Path, weights_sha256: str, found: Calibration, about: Mapping[s
         "weights_sha256": weights_sha256,
         "confidence": found.confidence,
         "entropy": found.entropy,
+        "words": found.words,
         "earliest": found.earliest,
         "found_on": dict(about),
     }

@@ -13,7 +13,7 @@ AUDIO_TYPES = (
     "audio_common_msgs/AudioData",
     "audio_common_msgs/AudioDataStamped",
 )
-POLICIES = ("fixed", "confidence", "entropy", "deadline", "load")
+POLICIES = ("fixed", "words", "confidence", "entropy", "deadline", "load")
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class ExitConfig:
     """Which encoder layer the final words are read from."""
 
     policy: str = parameter(
-        "confidence",
-        "fixed: always exit.layer; confidence, entropy: the first layer at least exit.threshold sure; deadline: the "
-        "last that exit.budget_ms allows; load: earlier, the longer audio waits; all: exit.layer at the latest",
+        "words",
+        "fixed: always exit.layer; words: each word from the first layer at least exit.threshold sure of it; "
+        "confidence, entropy: all from the first that sure; deadline: the last that exit.budget_ms allows; load: "
+        "earlier, the longer audio waits; all: exit.layer at the latest",
         choices=POLICIES,
     )
     layer: int = parameter(
@@ -33,8 +34,8 @@ class ExitConfig:
     )
     threshold: float = parameter(
         0.0,
-        "Confidence (policy confidence) or certainty (policy entropy) at which to leave; 0 is the one stored beside "
-        "the model's weights, or never without one",
+        "Confidence (policies words and confidence) or certainty (policy entropy) at which to leave; 0 is the one "
+        "stored beside the model's weights, or never without one",
         minimum=0.0,
         maximum=1.0,
     )
@@ -49,7 +50,9 @@ class ExitConfig:
         maximum=60000.0,
     )
     earliest: int = parameter(
-        0, "Load policy: layer it does not go below; 0 is the one stored beside the model's weights", minimum=0
+        0,
+        "Load and words policies: layer they do not go below; 0 is the one stored beside the model's weights",
+        minimum=0,
     )
     partial_layer: int = parameter(3, "Layer that partial texts are read from; 1 is the cheapest", minimum=1)
 

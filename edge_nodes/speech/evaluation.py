@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +14,14 @@ from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import Clip
 from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.costs import LayerCosts
-from edge_nodes.speech.encoder import Shape
 from edge_nodes.speech.exits import Circumstances, Reading, policy
-from edge_nodes.speech.features import HOP, RATE_HZ
+from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.model import SpeechModel
+from edge_nodes.speech.operations import operations
 from edge_nodes.speech.recognizer import Recognizer, SpeechEvent
 
 THRESHOLDS = {
+    "words": (0.65, 0.7, 0.75, 0.8),
     "confidence": (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
     "entropy": (0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
 }
@@ -47,26 +48,22 @@ def word_error_rate(said: Sequence[list[str]], heard: Sequence[str]) -> float | 
     return round(100 * errors / count, 2) if count else None
 
 
-def operations(shape: Shape, samples: int) -> list[float]:
-    """Return the encoder's floating-point operations up to each exit, its head included, for 16 kHz samples.
+class Left(NamedTuple):
+    """What became of a clip under a policy.
 
-    Products and sums of matrix products and convolutions count; norms and activations do not.
+    Attributes:
+        text: its words.
+        as_heard: the same before they were spelled right.
+        shares: share of the clip that was read from each exit, (exits,).
+        operations: the encoder's.
+        seconds: from audio to text.
     """
-    frames, width = max(4, samples // HOP), shape.width
-    steps = (frames + 1) // 2
-    total = 6.0 * shape.mels * width * frames + 6.0 * width * width * steps
-    found = []
-    for index in range(shape.blocks):
-        total += _layer(steps, width, shape.feed_forward)
-        if index in (0, shape.blocks - 1):
-            total += _layer((steps + 1) // 2, width, shape.parallel_feed_forward)
-        total += 2.0 * width * shape.symbols * steps
-        found.append(total)
-    return found
 
-
-def _layer(steps: int, width: int, feed_forward: int) -> float:
-    return steps * (8.0 * width * width + 4.0 * width * feed_forward) + 4.0 * steps * steps * width
+    text: str
+    as_heard: str
+    shares: Sequence[float]
+    operations: float
+    seconds: float
 
 
 class Heard(NamedTuple):
@@ -76,9 +73,10 @@ class Heard(NamedTuple):
         said: its words.
         readings: of each exit.
         seconds: from audio to each exit's text.
-        operations: see `operations`.
+        operations: see `operations.operations`.
         audio_s: length of the clip.
         spelled: text of each exit with its words spelled right; empty: that of the readings.
+        words: what became of it under the policy of that name, at each threshold that was tried.
     """
 
     said: list[str]
@@ -87,6 +85,7 @@ class Heard(NamedTuple):
     operations: list[float]
     audio_s: float
     spelled: Sequence[str] = ()
+    words: Mapping[float, Left] = MappingProxyType({})
 
     def text(self, exit_index: int) -> str:
         """Return the text of an exit, spelled right if that is known."""
@@ -97,18 +96,34 @@ def listen(model: SpeechModel, items: Iterable[Clip]) -> list[Heard]:
     """Return what every exit makes of the clips, with a tenth of a second of silence around each."""
     found = []
     for clip in items:
-        readings: list[Reading] = []
-        spelled: list[str] = []
-        seconds: list[float] = []
         audio = np.pad(clip.samples, _PAD)
-        start = time.perf_counter()
-        for reading, text in model.each_exit(audio):
-            readings.append(reading)
-            spelled.append(text)
-            seconds.append(time.perf_counter() - start)
+        readings, spelled, seconds = zip(*model.each_exit(audio), strict=True)
         cost = operations(model.encoder.shape, len(audio))
-        found.append(Heard(clip.text.split(), readings, seconds, cost, len(clip.samples) / RATE_HZ, spelled))
+        audio_s = len(clip.samples) / RATE_HZ
+        found.append(Heard(clip.text.split(), list(readings), list(seconds), cost, audio_s, spelled))
     return found
+
+
+def listen_by_words(
+    model: SpeechModel, items: Iterable[Clip], heard: Iterable[Heard], thresholds: Iterable[float]
+) -> list[Heard]:
+    """Return what `listen` did, and what becomes of the clips under the policy `words` at some thresholds.
+
+    They are listened to again: what a late exit says of parts of a clip is not known from the whole.
+    """
+    tried = tuple(thresholds)
+    found = []
+    for clip, each in zip(items, heard, strict=True):
+        audio = np.pad(clip.samples, _PAD)
+        found.append(each._replace(words={threshold: _by_words(model, audio, threshold) for threshold in tried}))
+    return found
+
+
+def _by_words(model: SpeechModel, audio: NDArray[np.float32], threshold: float) -> Left:
+    leave = policy(ExitConfig(policy="words", threshold=threshold), model.layers, model.calibration)
+    heard = model.recognise(audio, leave)
+    seconds = 1e-3 * sum(heard.cost[name] for name in ("features_ms", "encoder_ms", "spelling_ms"))
+    return Left(heard.text, heard.as_heard, heard.shares, 1e9 * heard.cost["encoder_gflop"], seconds)
 
 
 def measured(heard: Sequence[Heard]) -> LayerCosts:
@@ -119,18 +134,26 @@ def measured(heard: Sequence[Heard]) -> LayerCosts:
     return costs
 
 
-def leaves_at(heard: Heard, config: ExitConfig, calibration: Calibration, costs: LayerCosts, waited_s: float) -> int:
-    """Return the index of the exit that a policy reads the words from, with the clip's own times."""
+def left(heard: Heard, config: ExitConfig, calibration: Calibration, costs: LayerCosts, waited_s: float) -> Left:
+    """Return what becomes of a clip under a policy, with the clip's own times.
+
+    Raises:
+        KeyError: the policy `words` at a threshold that was not tried.
+    """
+    if config.policy == "words":
+        return heard.words[config.threshold or calibration.words]
     reached = 0
     now = Circumstances(heard.audio_s, costs, waited_s, spent_s=lambda: heard.seconds[reached])
     leave = policy(config, len(heard.readings), calibration, now)
     while not leave(reached + 1, heard.readings[reached]):
         reached += 1
-    return reached
+    shares = [float(index == reached) for index in range(len(heard.readings))]
+    operations, seconds = heard.operations[reached], heard.seconds[reached]
+    return Left(heard.text(reached), heard.readings[reached].text, shares, operations, seconds)
 
 
 def summary(heard: Sequence[Heard], calibration: Calibration | None = None) -> dict[str, Any]:
-    """Return the figures of one set of clips: those of each exit and of each policy.
+    """Return the figures of one set of clips: those of each exit and of each policy, `words` where it was tried.
 
     Args:
         heard: the clips.
@@ -152,7 +175,11 @@ def summary(heard: Sequence[Heard], calibration: Calibration | None = None) -> d
         "clips": len(heard),
         "words": sum(len(h.said) for h in heard),
         "minutes": round(sum(h.audio_s for h in heard) / 60, 2),
-        "policies": {name: under(heard, config, known, waited_s) for name, (config, waited_s) in policies.items()},
+        "policies": {
+            name: under(heard, config, known, waited_s)
+            for name, (config, waited_s) in policies.items()
+            if config.policy != "words" or (config.threshold or known.words) in heard[0].words
+        },
     }
 
 
@@ -172,16 +199,17 @@ def under(
         the share of audio ending at each exit.
     """
     known, costs = calibration or Calibration(), measured(heard)
-    chosen = [(h, leaves_at(h, config, known, costs, waited_s)) for h in heard]
-    audio = sum(h.audio_s for h in heard)
-    ends = [sum(h.audio_s for h, c in chosen if c == i) for i in range(len(heard[0].readings))]
+    chosen = [left(h, config, known, costs, waited_s) for h in heard]
+    said, lengths = [h.said for h in heard], np.array([h.audio_s for h in heard])
+    shares = np.array([c.shares for c in chosen])
+    layers = shares @ np.arange(1, shares.shape[1] + 1)
     return {
-        "wer": word_error_rate([h.said for h in heard], [h.text(c) for h, c in chosen]),
-        "wer_as_heard": word_error_rate([h.said for h in heard], [h.readings[c].text for h, c in chosen]),
-        "layers": round(float(np.mean([c for _, c in chosen])) + 1, 2),
-        "gflop_per_s": round(sum(h.operations[c] for h, c in chosen) / audio / 1e9, 3),
-        "seconds_per_s": round(sum(h.seconds[c] for h, c in chosen) / audio, 4),
-        "ends_at": [round(e / audio, 4) for e in ends],
+        "wer": word_error_rate(said, [c.text for c in chosen]),
+        "wer_as_heard": word_error_rate(said, [c.as_heard for c in chosen]),
+        "layers": round(float(layers.mean()), 2),
+        "gflop_per_s": round(sum(c.operations for c in chosen) / float(lengths.sum()) / 1e9, 3),
+        "seconds_per_s": round(sum(c.seconds for c in chosen) / float(lengths.sum()), 4),
+        "ends_at": np.round(lengths @ shares / lengths.sum(), 4).tolist(),
     }
 
 

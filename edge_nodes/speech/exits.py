@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,16 +28,20 @@ class Reading(NamedTuple):
         confidence: geometric mean of the best symbols' probabilities, 0..1.
         certainty: 1 - mean entropy of a frame / entropy of a guess, 0..1.
         spans: first and last frame of each word; None if the model does not tell.
+        sureness: of each word, 0..1: the confidence of its frames and of half the pauses beside it, weighed with how
+            likely it is after the word before if there is a lexicon. None if the model does not tell.
     """
 
     text: str
     confidence: float
     certainty: float = 1.0
     spans: tuple[tuple[int, int], ...] | None = None
+    sureness: tuple[float, ...] | None = None
 
 
-Leave = Callable[[int, Reading], bool]
-"""Whether to leave at an exit: its layer (from 1) and what it says."""
+Leave = Callable[[int, Reading], bool | Sequence[tuple[int, int]]]
+"""Whether to leave at an exit: its layer (from 1) and what it says. Or what is to go on while the rest leaves: the
+first and last frames of the words that are not sure."""
 
 
 def _stopwatch() -> Callable[[], float]:
@@ -75,12 +80,24 @@ def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[A
     best = log_probs.argmax(1)
     text, spans = (decode(best), tuple(word_spans(best))) if text_of is None else (text_of(best), None)
     heard = log_probs[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
+    sureness = None if spans is None else _sureness(log_probs, spans)
     if not heard.size:
-        return Reading(text, 1.0, spans=spans)
+        return Reading(text, 1.0, spans=spans, sureness=sureness)
     # 0 log 0 is 0, but NaN of an infinite logarithm.
     entropy = -(np.exp(heard) * np.maximum(heard, -100.0)).sum(1).mean()
     certainty = float(1.0 - entropy / np.log(heard.shape[1]))
-    return Reading(text, float(np.exp(heard.max(1).mean())), certainty, spans)
+    return Reading(text, float(np.exp(heard.max(1).mean())), certainty, spans, sureness)
+
+
+def _sureness(log_probs: NDArray[np.float32], spans: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """Return the geometric mean of the best symbols' probabilities, past sure blanks, from pause to pause."""
+    if not spans:
+        return ()
+    counts = log_probs[:, BLANK] < np.log(_SURELY_BLANK)
+    edges = [0, *((last + first + 1) // 2 for (_, last), (first, _) in pairwise(spans))]
+    sums = np.add.reduceat(np.where(counts, log_probs.max(1), 0.0), edges)
+    means = np.exp(sums / np.maximum(1, np.add.reduceat(counts.astype(int), edges)))
+    return tuple(means.tolist())
 
 
 def policy(
@@ -105,11 +122,27 @@ def policy(
     if config.policy == "entropy":
         threshold = config.threshold or known.entropy
         return lambda layer, reading: layer >= last or reading.certainty >= threshold
+    if config.policy == "words":
+        return _words(config.threshold or known.words, config.earliest or known.earliest, last)
     if config.policy == "deadline" and circumstances is not None:
         return _deadline(1e-3 * config.budget_ms, last, circumstances)
     if config.policy == "load" and circumstances is not None:
         last = _bearable(config, last, config.earliest or known.earliest, circumstances.waited_s)
     return lambda layer, _: layer >= last
+
+
+def _words(threshold: float, earliest: int, last: int) -> Leave:
+    """Leave with the words that are sure, go on with the others; with all that was heard if there are no words."""
+
+    def leave(layer: int, reading: Reading) -> bool | Sequence[tuple[int, int]]:
+        if layer >= last or layer < earliest:
+            return layer >= last
+        if not reading.spans or reading.sureness is None:
+            return reading.confidence >= threshold
+        unsure = [span for span, sure in zip(reading.spans, reading.sureness, strict=True) if sure < threshold]
+        return unsure or True
+
+    return leave
 
 
 def _deadline(budget: float, last: int, now: Circumstances) -> Leave:

@@ -39,10 +39,10 @@ def test_figures_of_the_demos_commands(tmp_path, monkeypatch):
 def test_whole_clips_leave_at_the_models_own_thresholds(monkeypatch):
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
     _, recognizer, leave = bench._prepared(0, [], "speech/splitformer")
-    threshold = recognizer.model.calibration.confidence
-    assert threshold < 1.0
-    assert leave(1, Reading("", threshold))
-    assert not leave(1, Reading("", threshold - 0.01))
+    known = recognizer.model.calibration
+    assert known.words < 1.0
+    assert leave(known.earliest, Reading("", known.words))
+    assert not leave(known.earliest, Reading("", known.words - 0.01))
 
 
 def test_whisper_is_a_target_where_it_is():

@@ -43,7 +43,7 @@ def test_calibrates_a_model_beside_its_weights(run, tmp_path, monkeypatch):
     stored = json.loads((model / "calibration.json").read_text())
     found = json.loads((tmp_path / "x.json").read_text())["results"]["calibration"]
     assert stored["weights_sha256"] == json.loads((model / "manifest.json").read_text())["sha256"]
-    assert {name: stored[name] for name in ("confidence", "entropy", "earliest")}.items() <= found.items()
+    assert {name: stored[name] for name in ("words", "confidence", "entropy", "earliest")}.items() <= found.items()
     assert stored["found_on"]["clips"] == {"a": 2}
     assert SpeechModel(str(model)).calibration.earliest == stored["earliest"]
 

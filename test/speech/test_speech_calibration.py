@@ -13,15 +13,15 @@ from edge_nodes.models import SHIPPED
 from edge_nodes.speech.calibrating import LOSS, crossed, fit
 from edge_nodes.speech.calibration import FILE, Calibration, load, save
 from edge_nodes.speech.config import ExitConfig
-from edge_nodes.speech.evaluation import Heard, under, word_error_rate
+from edge_nodes.speech.evaluation import Heard, Left, under, word_error_rate
 from edge_nodes.speech.exits import Reading
 
 
 def test_comes_back_as_it_was_stored(tmp_path):
-    found = Calibration(0.93, 0.95, 3)
+    found = Calibration(0.93, 0.95, 3, 0.8)
     assert save(tmp_path, "ab" * 32, found, {"clips": 7}).name == FILE
     assert load(tmp_path, "ab" * 32) == found
-    assert load(tmp_path / "none", "ab" * 32) == Calibration(1.0, 1.0, 1)
+    assert load(tmp_path / "none", "ab" * 32) == Calibration(1.0, 1.0, 1, 1.0)
 
 
 @pytest.mark.parametrize("fault", ["weights", "format", "range", "text", "missing"])
@@ -39,6 +39,9 @@ def test_another_models_or_a_broken_one_is_refused(tmp_path, fault):
     assert error.value.state is State.MODEL_BAD
 
 
+GRID = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
 def clips(seed, count=60):
     """Clips of one word whose second exit is right where it is sure, and sometimes where it is not."""
     rng = np.random.default_rng(seed)
@@ -46,9 +49,12 @@ def clips(seed, count=60):
     for sure in rng.uniform(0.4, 1.0, count):
         right = rng.uniform() < sure**2
         early = Reading("yes" if right else "no", float(sure), float(sure**2))
-        found.append(
-            Heard(["yes"], [Reading("", 0.1, 0.1), early, Reading("yes", 1.0)], [1.0, 2.0, 3.0], [1, 2, 3], 1.0)
-        )
+        readings, ends = [Reading("", 0.1, 0.1), early, Reading("yes", 1.0)], (sure >= t for t in GRID)
+        words = {
+            t: Left(early.text if end else "yes", "", (0, 1, 0) if end else (0, 0, 1), 2 if end else 3, 1.0)
+            for t, end in zip(GRID, ends, strict=True)
+        }
+        found.append(Heard(["yes"], readings, [1.0, 2.0, 3.0], [1, 2, 3], 1.0, words=words))
     return found
 
 
@@ -58,8 +64,9 @@ def test_the_threshold_is_the_cheapest_that_costs_no_more_than_allowed(seed):
     found = fit(heard)
     words = [h.said for h in heard]
     last = word_error_rate(words, [h.readings[-1].text for h in heard])
-    for name in ("confidence", "entropy"):
-        tried = {t: under(heard, ExitConfig(policy=name, threshold=t)) for t in np.arange(0.5, 1.0, 0.005).round(3)}
+    fine_grid = np.arange(0.5, 1.0, 0.005).round(3)
+    for name, grid in (("words", GRID), ("confidence", fine_grid), ("entropy", fine_grid)):
+        tried = {t: under(heard, ExitConfig(policy=name, threshold=t)) for t in grid}
         fine = [p["layers"] for p in tried.values() if p["wer"] <= last + LOSS]
         chosen = under(heard, ExitConfig(policy=name), found)
         assert chosen["wer"] <= last + LOSS
@@ -76,16 +83,17 @@ def test_the_earliest_exit_is_the_first_of_use():
 def test_each_half_is_judged_by_the_other():
     heard = clips(3)
     halves = (heard[::2], heard[1::2])
-    expected = [under(h, ExitConfig(policy="entropy"), fit(o)) for h, o in (halves, halves[::-1])]
-    found = crossed(heard)["entropy"]
-    assert found["wer"] == pytest.approx(np.mean([e["wer"] for e in expected]), abs=0.02)
-    assert found["layers"] == pytest.approx(np.mean([e["layers"] for e in expected]), abs=0.02)
+    for name in ("words", "entropy"):
+        expected = [under(h, ExitConfig(policy=name), fit(o)) for h, o in (halves, halves[::-1])]
+        found = crossed(heard)[name]
+        assert found["wer"] == pytest.approx(np.mean([e["wer"] for e in expected]), abs=0.02)
+        assert found["saved"] == pytest.approx(100 - np.mean([e["layers"] for e in expected]) / 0.03, abs=0.2)
     assert crossed(heard[:1]) == {}
 
 
 def test_the_shipped_one_is_of_the_shipped_weights():
     folder = SHIPPED / "speech" / "splitformer"
     found = load(folder, json.loads((folder / "manifest.json").read_text())["sha256"])
-    assert 0.5 < found.confidence < 1.0
+    assert 0.5 < found.words < 1.0
     assert found.earliest > 1
-    assert f"confidence {found.confidence:g} (calibrated" in (folder / "README.md").read_text()
+    assert f"words {found.words:g} (calibrated; shipped" in (folder / "README.md").read_text()

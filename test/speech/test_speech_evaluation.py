@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_nodes.speech import ExitConfig, SpeechError
 from edge_nodes.speech.clips import clips, normalise, read, records, trained_on, usable
 from edge_nodes.speech.encoder import Encoder, Shape
-from edge_nodes.speech.evaluation import Heard, edit_distance, operations, summary, under, word_error_rate
+from edge_nodes.speech.evaluation import Heard, edit_distance, summary, under, word_error_rate
 from edge_nodes.speech.exits import Reading
+from edge_nodes.speech.operations import operations
 
 
 def test_a_pack_is_read_at_16_khz(tmp_path):

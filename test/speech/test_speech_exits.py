@@ -47,7 +47,7 @@ def test_confidence_looks_past_sure_blanks():
     sure = np.array([frame(0, 0.999)] * 50 + [frame(3, 0.5), frame(4, 0.8)], np.float32)
     assert read(sure).text == "ab"
     assert read(sure).confidence == pytest.approx(np.sqrt(0.5 * 0.8), abs=1e-5)
-    assert read(sure[:50]) == Reading("", 1.0, spans=())
+    assert read(sure[:50]) == Reading("", 1.0, spans=(), sureness=())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,22 @@ def test_certainty_is_of_the_entropy_past_sure_blanks():
     assert found.certainty == pytest.approx(expected, abs=1e-5)
     with np.errstate(divide="ignore"):
         certain = np.log(np.eye(29, dtype=np.float32)[[3, 4]])
-    assert read(certain) == Reading("ab", 1.0, 1.0, ((0, 1),))
+    assert read(certain) == Reading("ab", 1.0, 1.0, ((0, 1),), (1.0,))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_how_sure_each_word_is(seed):
+    rng = np.random.default_rng(seed)
+    frames = rng.dirichlet(np.full(29, 0.02), 60)
+    found = read(np.log(np.maximum(frames, 1e-30)).astype(np.float32))
+    for word, sure in enumerate(found.sureness):
+        best = []
+        for t in range(60):
+            apart = [max(first - t, t - last, 0) for first, last in found.spans]
+            nearest = max(n for n in range(len(apart)) if apart[n] == min(apart))
+            if nearest == word and frames[t, 0] < 0.95:
+                best.append(frames[t].max())
+        assert sure == pytest.approx(np.exp(np.mean(np.log(best))), abs=1e-4)
 
 
 def leaves(config, *, calibration=None, circumstances=None, readings=None):
@@ -92,6 +107,29 @@ def leaves(config, *, calibration=None, circumstances=None, readings=None):
 @pytest.mark.parametrize(("threshold", "layer"), [(0.1, 2), (0.48, 3), (0.5, 4), (1.0, 4)])
 def test_entropy_policy(threshold, layer):
     assert leaves(ExitConfig("entropy", threshold=threshold)) == layer
+
+
+WORDS = Reading("a b c", 0.8, spans=((3, 4), (6, 9), (12, 20)), sureness=(0.9, 0.6, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("layer", "threshold", "reading", "answer"),
+    [
+        (1, 0.1, WORDS, False),
+        (2, 0.6, WORDS, True),
+        (2, 0.7, WORDS, [(6, 9)]),
+        (3, 0.8, WORDS, [(6, 9), (12, 20)]),
+        (4, 1.0, WORDS, True),
+        (2, 0.8, Reading("", 0.8, spans=(), sureness=()), True),
+        (2, 0.9, Reading("", 0.8, spans=(), sureness=()), False),
+        (2, 0.8, Reading("a b", 0.8), True),
+        (2, 0.9, Reading("a b", 0.8), False),
+    ],
+)
+def test_words_policy_goes_on_with_what_is_not_sure(layer, threshold, reading, answer):
+    config = ExitConfig("words", threshold=threshold)
+    assert policy(config, 4, Calibration(earliest=2))(layer, reading) == answer
+    assert policy(ExitConfig("words", earliest=2), 4, Calibration(words=threshold))(layer, reading) == answer
 
 
 def test_thresholds_of_the_calibration_where_none_is_set():

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from edge_nodes.errors import ModelError, State
 from edge_nodes.models import write_manifest
 from edge_nodes.speech import SpeechModel
+from edge_nodes.speech.alphabet import SYMBOLS
 from edge_nodes.speech.config import ExitConfig
+from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.exits import policy
 from edge_nodes.speech.features import log_mel
@@ -44,6 +46,47 @@ def test_reads_the_exit_it_leaves_at(encoder, tmp_path):
     assert (first.layer, first.confidence) == (1, confidences[0])
     assert first.cost["audio_ms"] == 1000
     assert first.cost["encoder_ms"] > 0
+
+
+def test_words_that_are_sure_leave_before_the_others(encoder, tmp_path):
+    model = SpeechModel(write(tmp_path, encoder.state_dict()))
+    samples = (np.random.default_rng(0).standard_normal(48000) * 0.1).astype(np.float32)
+    whole = model.recognise(samples, lambda layer, reading: False)
+    assert (whole.cost["mean_layers"], whole.shares) == (2.0, [0.0, 1.0])
+    seen = []
+
+    def leave(layer, reading):
+        seen.append(reading)
+        return [(10, 20), (40, 45)]
+
+    parts = model.recognise(samples, leave)
+    assert (parts.layer, len(seen), seen[1].text) == (2, 2, parts.as_heard)
+    # 6 frames around each word are its own, 10 more are attended to.
+    assert parts.shares == pytest.approx([1 - (23 + 18) / 150, (23 + 18) / 150])
+    assert parts.cost["mean_layers"] == pytest.approx(1 + 41 / 150, abs=0.01)
+    assert parts.cost["encoder_gflop"] < whole.cost["encoder_gflop"]
+    costs = LayerCosts((1, 2))
+    model.__dict__["costs"] = costs
+    model.recognise(samples, leave)
+    assert costs.until(2) == costs.until(1) > 0  # a part does not tell what a layer costs
+
+
+def test_a_word_is_less_sure_the_less_likely_it_is(encoder, tmp_path):
+    from edge_nodes.speech.lexicon import Lexicon
+
+    lexicon = Lexicon()
+    folder = write(tmp_path, encoder.state_dict())
+    model, plain = SpeechModel(folder, lexicon=lexicon), SpeechModel(folder)
+    log_probs = np.full((30, 29), -9.0, np.float32)
+    for frame, letter in enumerate("turn left qzx"):
+        log_probs[2 * frame, SYMBOLS.index(letter)] = np.log(0.9)
+        log_probs[2 * frame + 1, 0] = -0.01
+    log_probs[26:, 0] = -0.001
+    heard, spelled = (each._read(log_probs) for each in (plain, model))
+    assert heard.text == "turn left qzx"
+    assert heard.sureness == pytest.approx((0.9, 0.9, 0.9), abs=1e-4)
+    share = [np.exp(0.015 * lexicon.log_probability(*pair)) for pair in (("turn", None), ("left", "turn"))]
+    assert spelled.sureness == pytest.approx((0.9 * share[0], 0.9 * share[1], 0.0), abs=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 160, 639])

@@ -30,7 +30,7 @@ class Loudness:
 
 class Counting:
     layers = 4
-    calibration = Calibration(confidence=0.7, earliest=2)
+    calibration = Calibration(words=0.7, earliest=2)
 
     def __init__(self, *_, **__):
         self.heard = []
@@ -81,7 +81,7 @@ def test_one_utterance(listen, block):
     assert abs(final.end_ns - T0 - 2500 * MS) <= 32 * MS
     assert final.text == "24000"
     assert len(recognizer.model.heard[0]) == pytest.approx(1.9 * 16000, abs=1024)
-    assert (final.layer, final.layers, final.policy) == (3, 4, "confidence")
+    assert (final.layer, final.layers, final.policy) == (3, 4, "words")
 
 
 @pytest.mark.parametrize("layer", [1, 3])

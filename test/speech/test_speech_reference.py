@@ -500,7 +500,7 @@ def test_exits_in_the_node(checkpoint, values, layer):
         )
     final = json.loads(outputs[-1].fields["data"])
     assert final["kind"] == "final"
-    assert final["exit"] == {"layer": layer, "of": 6, "policy": values.get("exit__policy", "confidence")}
+    assert final["exit"] == {"layer": layer, "of": 6, "policy": values.get("exit__policy", "words")}
     assert {n: v for n, v in pipeline.status().items() if n.startswith("final at")} == {
         f"final at layer {n}": int(n == layer) for n in (2, 4, 6)
     }

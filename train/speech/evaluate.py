@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word error rate of every exit and of the confidence policy on clips that were not trained on.
+"""Word error rate of every exit and policy on clips that were not trained on.
 
     python -m train.speech.evaluate [--model NAME] [--json FILE] STEM[:clips] ...
 
@@ -18,7 +18,7 @@ import torch
 
 from edge_nodes.speech.alphabet import decode
 from edge_nodes.speech.encoder import Encoder
-from edge_nodes.speech.evaluation import edit_distance, listen, summary
+from edge_nodes.speech.evaluation import edit_distance, listen, listen_by_words, summary
 from edge_nodes.speech.model import SpeechModel
 from train.speech.data import clips
 
@@ -46,10 +46,11 @@ def main() -> None:
         stem, _, limit = pack.partition(":")
         held_out = [clip for clip in clips(Path(stem)) if clip.dev]
         step = max(1, len(held_out) // int(limit)) if limit else 1
-        heard = listen(model, held_out[::step])
-        results[Path(stem).name] = summary(heard)
+        chosen = held_out[::step]
+        heard = listen_by_words(model, chosen, listen(model, chosen), {model.calibration.words})
+        results[Path(stem).name] = summary(heard, model.calibration)
         everything += heard
-    results["all"] = summary(everything)
+    results["all"] = summary(everything, model.calibration)
     for name, result in results.items():
         exits = " ".join(f"{p['wer']:6.2f}" for n, p in result["policies"].items() if n.startswith("exit"))
         print(f"{name:26} {result['clips']:4} clips {result['words']:5} words  WER % per exit: {exits}")

@@ -133,9 +133,9 @@ def _prepared(core: int, paths: list[Path], model: str) -> tuple[list[Audio], Re
 
 def _measure(core: int, paths: list[Path], model: str, repeats: int) -> dict[str, Any]:
     from edge_nodes.speech.config import ExitConfig
-    from edge_nodes.speech.evaluation import operations
     from edge_nodes.speech.exits import policy
     from edge_nodes.speech.model import SpeechModel
+    from edge_nodes.speech.operations import operations
 
     clips, recognizer, shipped = _prepared(core, paths, model)
     loaded = recognizer.model
@@ -187,8 +187,8 @@ def _parallel_cost(cores: list[int], model: str, repeats: int) -> dict[str, Any]
     import torch
 
     from edge_nodes.speech.encoder import Encoder
-    from edge_nodes.speech.evaluation import operations
     from edge_nodes.speech.model import SpeechModel
+    from edge_nodes.speech.operations import operations
 
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)

@@ -20,11 +20,19 @@ from edge_nodes.cli.figures import target
 from edge_nodes.cli.peers import SPHINX, WHISPER, peers
 from edge_nodes.speech import calibration as calibration_file
 from edge_nodes.speech import streaming
-from edge_nodes.speech.calibrating import LOSS, USABLE, crossed, fit
+from edge_nodes.speech.calibrating import LOSS, USABLE, WORDS_GRID, crossed, fit
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import Clip, read, records, trained_on, usable
 from edge_nodes.speech.config import SpeechConfig
-from edge_nodes.speech.evaluation import Heard, false_words, listen, summary, word_error_rate
+from edge_nodes.speech.evaluation import (
+    THRESHOLDS,
+    Heard,
+    false_words,
+    listen,
+    listen_by_words,
+    summary,
+    word_error_rate,
+)
 from edge_nodes.speech.features import RATE_HZ
 from edge_nodes.speech.lexicon import Lexicon
 from edge_nodes.speech.model import SpeechModel
@@ -50,7 +58,7 @@ def speech(
         whisper: name or directory of the Whisper model to compare with, if faster-whisper is installed.
         quick: only some clips of each pack.
         calibrate: choose the policies' thresholds on the clips that were not trained on, and store them beside the
-            weights.
+            weights; the clips that were trained on are left alone.
 
     Raises:
         EdgeNodesError: bad data, no such model, or nothing to calibrate with.
@@ -59,12 +67,16 @@ def speech(
     heard: dict[str, tuple[list[tuple[Clip, Heard]], int]] = {}
     for stem in stems:
         with console.status(f"{loaded.name} on {stem.name}"):
-            clips, left_out = _clips(stem, max(1, QUICK_CLIPS // len(stems)) if quick else None)
+            clips, left_out = _clips(stem, max(1, QUICK_CLIPS // len(stems)) if quick else None, only_new=calibrate)
             heard[stem.name] = list(zip(clips, listen(loaded, clips), strict=True)), left_out
-    new = [pair for pairs, _ in heard.values() for pair in pairs if pair[0].dev]
     results: dict[str, Any] = {}
     if calibrate:
-        loaded.calibration, results["calibration"] = _calibrate(model, new)
+        new = [pair for pairs, _ in heard.values() for pair in pairs if pair[0].dev]
+        with console.status("thresholds"):
+            loaded.calibration, results["calibration"] = _calibrate(loaded, model, new)
+    with console.status("word by word"):
+        heard = {name: (_by_words(loaded, pairs, quick), left_out) for name, (pairs, left_out) in heard.items()}
+    new = [pair for pairs, _ in heard.values() for pair in pairs if pair[0].dev]
     results["packs"] = {name: _pack(*found, loaded.calibration) for name, found in heard.items() if found[0]}
     results["noise"] = {}
     for stem in stems:
@@ -169,7 +181,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
         exits = (f"exit {i + 1}" for i in range(len(next(iter(comparison["with"]["wer"].values())))))
         figures.show_table(console, title, ("", "parameters", *exits), rows)
     if calibration := found.get("calibration"):
-        rows = ([name, calibration[name]] for name in ("confidence", "entropy", "earliest", "file"))
+        rows = ([name, calibration[name]] for name in ("words", "confidence", "entropy", "earliest", "file"))
         figures.show_table(console, "calibration", ("", "value"), rows)
     figures.show_targets(console, result["targets"])
 
@@ -184,7 +196,18 @@ def _pack(pairs: Sequence[tuple[Clip, Heard]], left_out: int, calibration: Calib
     return {**found, "left_out": left_out}
 
 
-def _calibrate(model: str, new: Sequence[tuple[Clip, Heard]]) -> tuple[Calibration, dict[str, Any]]:
+def _by_words(model: SpeechModel, pairs: Sequence[tuple[Clip, Heard]], quick: bool) -> list[tuple[Clip, Heard]]:
+    """Add the policy `words` as calibrated, and at more thresholds on clips that were not trained on."""
+    found: list[tuple[Clip, Heard]] = []
+    for clip, heard in pairs:
+        thresholds = {model.calibration.words, *(THRESHOLDS["words"] if clip.dev and not quick else ())}
+        found += zip([clip], listen_by_words(model, [clip], [heard], thresholds), strict=True)
+    return found
+
+
+def _calibrate(
+    loaded: SpeechModel, model: str, new: Sequence[tuple[Clip, Heard]]
+) -> tuple[Calibration, dict[str, Any]]:
     """Store the thresholds found on clips that were not trained on; return them, and what is known of them."""
     if not new:
         raise figures.DataError(
@@ -193,7 +216,8 @@ def _calibrate(model: str, new: Sequence[tuple[Clip, Heard]]) -> tuple[Calibrati
     found = models.find(model)
     if "sha256" not in found.manifest:
         raise figures.DataError("this model has no manifest to calibrate", got=found.path, expected="a model's folder")
-    heard = [h for _, h in new]
+    loaded.calibration = fit([h for _, h in new])  # tells the earliest layer that words may leave at
+    heard = listen_by_words(loaded, [c for c, _ in new], [h for _, h in new], WORDS_GRID)
     calibration, folder = fit(heard), found.path.parent
     about = {
         "clips": dict(Counter(clip.source for clip, _ in new)),
@@ -212,7 +236,7 @@ def _calibrate(model: str, new: Sequence[tuple[Clip, Heard]]) -> tuple[Calibrati
     return calibration, {**asdict(calibration), **about, "file": path.name}
 
 
-def _clips(stem: Path, limit: int | None) -> tuple[list[Clip], int]:
+def _clips(stem: Path, limit: int | None, only_new: bool) -> tuple[list[Clip], int]:
     """Return the clips, evenly spread if limited, `dev` if training did not see them; and how many were unusable."""
     speech = [r for r in records(stem) if r.get("text")]
     found = list(usable(stem))
@@ -221,6 +245,8 @@ def _clips(stem: Path, limit: int | None) -> tuple[list[Clip], int]:
     if limit is not None:
         held_out = [item for item in found if item[2] or not seen]
         found = (held_out or found)[:: max(1, len(held_out or found) // limit)][:limit]
+    if only_new and seen:
+        found = [item for item in found if item[2]]
     return [Clip(stem.name, text, read(stem, r), held or not seen) for r, text, held in found], left_out
 
 
