@@ -8,8 +8,8 @@ Pinned blocks follow TPI-LLM's retention (arXiv 2410.00531, proposition 6). Mode
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from edge_nodes.errors import ModelError, State
 from edge_nodes.paging.window import smallest_budget, whole_pages
@@ -201,43 +201,6 @@ def simulate(
     ends = [(0.0, 0.0), *simulation.run(1)] if first_pass else simulation.run(4)
     (begin, stalled), (end, stall) = ends[-2], ends[-1]
     return Run(end - begin, stall - stalled, simulation.peak + sum(whole_pages(profile.sizes[i]) for i in pinned))
-
-
-def calibrate(profile: Profile, measured: Sequence[tuple[int, int, float]]) -> Profile:
-    """Return the profile with reading as fast as it was beside the use of blocks, which takes from the same board.
-
-    Args:
-        profile: rates of reading alone, for as many readers as were measured.
-        measured: (readers, budget in bytes, time of a pass in s) with nothing pinned. The first is of one reader with
-            room for several blocks, the second of one reader with room for one, which tells the cost of a hand-over.
-            A pass that did not wait for reading tells nothing.
-    """
-    rates, lone = dict(profile.bytes_per_s), measured[0]
-
-    def rate(readers: int, budget: int, seconds: float, handover_s: float) -> float:
-        def slowed(share: float) -> float:
-            slower = {m: share * r for m, r in profile.bytes_per_s.items()}
-            trial = replace(profile, bytes_per_s=slower, handover_s=handover_s)
-            return -simulate(trial, budget, readers=readers).pass_s
-
-        return profile.bytes_per_s[readers] * _solve(slowed, -seconds, 0.05, 1.0)
-
-    def with_handover(handover_s: float) -> float:
-        trial = replace(profile, bytes_per_s={1: rate(*lone, 0.0)}, handover_s=handover_s)
-        return simulate(trial, measured[1][1], readers=1).pass_s
-
-    handover_s = _solve(with_handover, measured[1][2], 0.0, 1e-3)
-    for readers, budget, seconds in (lone, *measured[2:]):
-        rates[readers] = rate(readers, budget, seconds, handover_s)
-    return replace(profile, bytes_per_s=rates, handover_s=handover_s)
-
-
-def _solve(rising: Callable[[float], float], wanted: float, low: float, high: float) -> float:
-    """Return where a rising function reaches a value, by bisection."""
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
-    return high
 
 
 def pin_evenly(sizes: Sequence[int], budget_bytes: int) -> tuple[int, ...]:

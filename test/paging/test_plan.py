@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_nodes.errors import ModelError, State
-from edge_nodes.paging.plan import Profile, calibrate, pin_evenly, plan, simulate
+from edge_nodes.paging.plan import Profile, pin_evenly, plan, simulate
 from edge_nodes.paging.window import whole_pages
 
 PAGE = 4096
@@ -110,14 +110,3 @@ def test_pinned_blocks_fit_and_are_spread(sizes, budget):
     if sizes == [sizes[0]] * len(sizes) and pinned:
         gaps = [b - a for a, b in pairwise(pinned)]
         assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_calibration_finds_what_slowed_the_passes():
-    truth = Profile((50 * PAGE,) * 12, (4e-3,) * 12, (0.0,) * 12, {1: 0.8 * MS, 2: 1.2 * MS}, handover_s=4e-4)
-    alone = Profile(truth.sizes, truth.use_s, truth.wait_s, {1: MS, 2: 1.5 * MS})
-    runs = [(1, 300 * PAGE), (1, 50 * PAGE), (2, 300 * PAGE)]
-    measured = [(m, budget, simulate(truth, budget, readers=m).pass_s) for m, budget in runs]
-    found = calibrate(alone, measured)
-    for readers, budget in [*runs, (2, 120 * PAGE)]:
-        expected = simulate(truth, budget, readers=readers).pass_s
-        assert simulate(found, budget, readers=readers).pass_s == pytest.approx(expected, rel=0.02)

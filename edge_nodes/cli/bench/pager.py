@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +37,7 @@ SHARES = (0.0, 0.1, QUARTER, 0.5, 0.75)  # of the blocks' bytes; the first is th
 QUICK_SHARES = (0.0, QUARTER)
 READERS = (2, 4, 6)
 READER_MB_S = 100  # of the emulated disk, which serves any number of readers at a time
+PARTS = ("cold", "warm", "rows", "slow_disk")
 KERNEL_MB = 4  # that the system needs for a process: page tables, stacks
 SPARE_PERCENT, FASTER, LOWER_PERCENT, OFF_PERCENT = 5.0, 2.0, 85.0, 15.0
 
@@ -74,14 +75,14 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for case in _cases(console, model, quick):
         with console.status(f"{case.name}: time"):
-            timed = {kind: in_process(_timings, case, kind == "cold", quick) for kind in ("cold", "warm")}
-        with console.status(f"{case.name}: rows"):
-            rows = in_process(_fused_rows, case)
-        with console.status(f"{case.name}: slow disk"):
-            slow = in_process(_slow_disk, case)
+            timed: dict[str, Any] = {}
+            for parts in (
+                [PARTS] if quick else [(part,) for part in PARTS]
+            ):  # starting one takes half a second
+                timed |= in_process(_times, case, parts, quick)
         with console.status(f"{case.name}: memory"):
-            memory = list(_memory(case, timed["cold"]["fixed_mb"], timed["cold"]["budgets"][-1 if quick else 0 :]))
-        found[case.name] = {**timed, "rows": rows["rows"], "slow_disk": slow, "memory": memory}
+            memory = list(_memory(case, timed["cold"]["fixed_mb"], timed["cold"]["budgets"], quick))
+        found[case.name] = {**timed, "memory": memory}
     with console.status("published networks"):
         networks = in_process(streamed_networks.rows, quick)["rows"]
     about = {"quick": quick, "threads": THREADS, "context_tokens": CONTEXT, "control_group": _group_version()}
@@ -193,13 +194,13 @@ def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
         path = random_model(console, SHAPES[shape]) if shape else models.find(model, verify=False).path
         with console.status(f"blocks of {path.name}"):
             folder = block_directory(str(path), lambda _: None)
-        yield Case(name, str(path), str(folder), 1 if quick else 2 if shape else 3, 2)
+        yield Case(name, str(path), str(folder), 3 if quick else 2 if shape else 4, 2)
 
 
 class _Bench:
     """A native model and its blocks, streamed by one plan after the other."""
 
-    def __init__(self, case: Case, *, slots: int = 1, direct: bool = True) -> None:
+    def __init__(self, case: Case, *, slots: int = 1) -> None:
         from edge_nodes.language.blocks.directory import BlockDirectory
         from edge_nodes.language.engine import make_model
 
@@ -208,15 +209,15 @@ class _Bench:
             self.directory.sizes, CONTEXT, slots=slots, kv_cache="f16", threads=THREADS, kernel="auto"
         )
         self.sizes = [file.bytes for file in self.directory.order()]
-        self.direct, self._steps = direct, case.steps
+        self.direct, self.case = True, case
 
     def open(self, plan: Any, load: Any = None) -> Any:
         from edge_nodes.language.blocks.streamed_model import StreamedModel
 
         return StreamedModel(self.native, self.directory, plan, load=load, direct=self.direct)
 
-    def turn(self, plan: Any, *, first: bool = False, load: Any = None) -> dict[str, Any]:
-        """Return the least time of a token, its stall and the median, or the time of the first token from nothing."""
+    def turn(self, plan: Any, *, first: bool = False, load: Any = None, steps: int = 0) -> dict[str, Any]:
+        """Return the least time of a token, its stall, and and of all; or that of the first from nothing."""
         begin = time.perf_counter()
         model = self.open(plan, load)
         found: list[tuple[float, float]] = []
@@ -224,26 +225,47 @@ class _Bench:
             logits = model.forward(np.zeros(1, np.int32), 0)
             if first:
                 return {"ms": 1e3 * (time.perf_counter() - begin), "stall_ms": 1e3 * model.window.stats().stall_s}
-            for position in range(1, self._steps + 1):
+            for position in range(1, (steps or self.case.steps) + 1):
                 model.window.clear_stats()
                 took = seconds(model.forward, np.zeros(1, np.int32), position)
                 found.append((took, model.window.stats().stall_s))
         finally:
             model.close()
         took, stall = min(found)
-        typical = float(np.median([took for took, _ in found]))
-        return {"ms": 1e3 * took, "stall_ms": 1e3 * stall, "typical_ms": 1e3 * typical, "logits": logits}
+        return {
+            "ms": 1e3 * took,
+            "stall_ms": 1e3 * stall,
+            "steps_ms": [1e3 * took for took, _ in found],
+            "logits": logits,
+        }
 
 
-def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
-    """Return what tokens take by way of loading and by budget."""
-    from edge_nodes.language.blocks.profile import profile
+def _times(case: Case, parts: Sequence[str], quick: bool) -> dict[str, Any]:
+    """Return what tokens take: from the disk, from the page cache, in several rows, and from a slow disk."""
+    bench = _Bench(case)
+    works: dict[str, Callable[[], Any]] = {
+        "cold": lambda: _timings(bench, True, quick),
+        "warm": lambda: _timings(bench, False, quick),
+        "rows": lambda: _fused_rows(case),
+        "slow_disk": lambda: _slow_disk(bench),
+    }
+    return {part: works[part]() for part in parts}
+
+
+def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
+    """Return what tokens take by way of loading and by budget.
+
+    What a disk gives drifts within seconds, so every round measures the profile's steps, too: what is predicted from
+    all of them is compared with all steps of the planned runs.
+    """
+    from edge_nodes.language.blocks.profile import Profiler, keep
     from edge_nodes.paging.measure import read_rates
     from edge_nodes.paging.plan import Plan, Run, plan, simulate
     from edge_nodes.paging.window import BlockWindow, smallest_budget, whole_pages
 
-    bench = _Bench(case, direct=direct)
-    measured = profile(bench.native, bench.directory, direct=direct, fresh=True)
+    bench.direct, profiler = direct, Profiler(bench.native, bench.directory, direct=direct)
+    profiler.measure()
+    measured = profiler.fit()
     total, least, none = sum(map(whole_pages, bench.sizes)), smallest_budget(bench.sizes), Run(0.0, 0.0, 0)
     everything = tuple(range(len(bench.sizes)))
     arms: dict[tuple[str, str], Any] = {("resident", "token"): Plan(total, 1, everything, none)}
@@ -255,19 +277,21 @@ def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
         if share == QUARTER:
             arms |= {(f"m{m}", str(share)): plan(measured, budget, readers=(m,)) for m in READERS}
     best: dict[tuple[str, str], dict[str, Any]] = {}
-    typical: dict[str, list[tuple[float, float]]] = {str(share): [] for share in shares}
-    disk = 0.0
-    for turn in range(case.rounds):
-        if turn:  # what else the machine does changes: measured again, right before it is compared with
-            measured = profile(bench.native, bench.directory, direct=direct, fresh=True)
-        disk = max(disk, *read_rates(bench.directory.order(), (1, *READERS), direct=direct).values())
+    typical: dict[str, list[float]] = {str(share): [] for share in shares}
+    for turn in range(1 if quick and not direct else bench.case.rounds):
+        if turn:
+            profiler.measure()
         for key, chosen in arms.items():
+            if turn and quick and key[0] not in ("planned", "one_loader"):
+                continue
             found = bench.turn(chosen, first=key[1] == "first")
             if key[0] == "planned":
-                run = simulate(measured, chosen.budget_bytes, readers=chosen.readers, pinned=chosen.pinned)
-                typical[key[1]].append((1e3 * run.pass_s, found["typical_ms"]))
+                typical[key[1]] += found["steps_ms"]
             if key not in best or found["ms"] < best[key]["ms"]:
                 best[key] = found
+    measured = profiler.fit()
+    keep(measured, bench.native, bench.directory, direct=direct)
+    disk = max(read_rates(bench.directory.order(), (READERS[-1],) if quick else READERS, direct=direct).values())
 
     def load_all() -> None:
         files = [file.path for file in bench.directory.order()]
@@ -283,12 +307,13 @@ def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
         chosen, named = arms["planned", str(share)], str(share)
         streamed = total - sum(whole_pages(bench.sizes[i]) for i in chosen.pinned)
         row = {"share": share, "blocks_mb": round(budget / 2**20, 1), "readers": chosen.readers}
-        predicted, met = (float(ms) for ms in np.median(typical[named], 0))
-        row |= {"pinned": len(chosen.pinned), "predicted_ms": round(predicted, 2), "typical_ms": round(met, 2)}
+        run = simulate(measured, budget, readers=chosen.readers, pinned=chosen.pinned)
+        row |= {"pinned": len(chosen.pinned), "predicted_ms": round(1e3 * run.pass_s, 2)}
+        row |= {"typical_ms": round(float(np.median(typical[named])), 2)}
         row |= {f"{arm}_ms": round(v["ms"], 2) for (arm, kind), v in best.items() if kind == named}
         row |= {"stall_ms": round(best["planned", named]["stall_ms"], 2)}
         rows.append(row | {"bound_ms": round(max(1e3 * streamed / disk, resident["ms"]), 2)})
-    all_s = min(seconds(load_all) for _ in range(case.rounds))
+    all_s = min(seconds(load_all) for _ in range(1 if quick else bench.case.rounds))
     first = {arm: round(v["ms"], 2) for (arm, kind), v in best.items() if kind == "first"}
     return {
         "resident_ms": round(resident["ms"], 2),
@@ -303,7 +328,7 @@ def _timings(case: Case, direct: bool, quick: bool) -> dict[str, Any]:
     }
 
 
-def _fused_rows(case: Case) -> dict[str, Any]:
+def _fused_rows(case: Case) -> list[dict[str, Any]]:
     """Return tokens a second of several sequences that share each pass over the disk."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import plan
@@ -319,17 +344,15 @@ def _fused_rows(case: Case) -> dict[str, Any]:
             step = partial(model.forward, np.zeros(rows, np.int32), segments=segments, rows=list(range(rows)))
             best[rows] = min(best[rows], seconds(step))
     model.close()
-    found = [{"rows": n, "pass_ms": round(1e3 * s, 2), "tokens_per_s": round(n / s, 2)} for n, s in best.items()]
-    return {"rows": found}
+    return [{"rows": n, "pass_ms": round(1e3 * s, 2), "tokens_per_s": round(n / s, 2)} for n, s in best.items()]
 
 
-def _slow_disk(case: Case) -> dict[str, Any]:
+def _slow_disk(bench: _Bench) -> dict[str, Any]:
     """Return times of a token where each reader is slow, but none slows the others: blocks come from memory."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import Plan, Run, plan
     from edge_nodes.paging.window import smallest_budget
 
-    bench = _Bench(case)
     contents = [np.fromfile(file.path, np.uint8) for file in bench.directory.order()]
 
     def load(index: int, memory: memoryview) -> None:
@@ -341,7 +364,7 @@ def _slow_disk(case: Case) -> dict[str, Any]:
     known = replace(profile(bench.native, bench.directory), bytes_per_s=rates)
     budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
     chosen = plan(known, budget)
-    one, planned = (bench.turn(p, load=load) for p in (Plan(budget, 1, (), Run(0.0, 0.0, 0)), chosen))
+    one, planned = (bench.turn(p, load=load, steps=1) for p in (Plan(budget, 1, (), Run(0.0, 0.0, 0)), chosen))
     return {
         "one_loader_ms": round(one["ms"], 2),
         "planned_ms": round(planned["ms"], 2),
@@ -351,10 +374,13 @@ def _slow_disk(case: Case) -> dict[str, Any]:
     }
 
 
-def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
     """Yield what processes hold: resident, streamed within budgets, and llama.cpp under the same limits.
 
-    A limit holds for all that a process has of its own, from its start: Python, the tokenizer, and the budget. A page
+    With `quick`, llama.cpp runs at a quarter only: a token of it takes a second and more.
+
+    A limit holds for all that a process has of its own, from its start: Python, the tokenizer, and the budget; or for
+    what it has for a moment while the tokenizer is made, if that is more. A page
     of a file counts for the group that read it first, so llama.cpp has a copy that no one else reads.
     """
     with memory_group() as group:
@@ -363,14 +389,19 @@ def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]]) -
     with _own_copy(Path(case.path)) as path:
         for row in budgets:
             budget_mb = math.ceil(row["blocks_mb"] + fixed_mb) + 1
-            limit_mb = math.ceil(resident["own_mb"] + 1.05 * budget_mb) + KERNEL_MB
+            own_mb = max(resident["own_mb"] + 1.05 * budget_mb, resident["start_mb"])
+            limit_mb = math.ceil(own_mb) + KERNEL_MB
             with memory_group(limit_mb << 20) as group:
                 found = in_process(_hold, case, budget_mb, group, group=group)
                 note = {} if group else {"note": "no control group here: no limit set"}
             about = {"share": row["share"], "limit_mb": limit_mb, "budget_mb": budget_mb}
             yield {"arm": "streamed", **about, **found, **note}
-            if group and llama_cpp.available():
-                yield {"arm": "llama.cpp", "limit_mb": limit_mb, **_limited_peer(case, path, limit_mb)}
+            if group and llama_cpp.available() and (row["share"] == QUARTER or not quick):
+                yield {
+                    "arm": "llama.cpp",
+                    "limit_mb": limit_mb,
+                    **_limited_peer(case, path, limit_mb, 1 if quick else 2),
+                }
 
 
 @contextmanager
@@ -382,12 +413,12 @@ def _own_copy(path: Path) -> Iterator[Path]:
         yield copy
 
 
-def _limited_peer(case: Case, path: Path, limit_mb: int) -> dict[str, Any]:
+def _limited_peer(case: Case, path: Path, limit_mb: int, turns: int) -> dict[str, Any]:
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     with memory_group(limit_mb << 20) as group:
         try:
-            return in_process(_hold_peer, replace(case, path=str(path)), group, group=group)
+            return in_process(_hold_peer, replace(case, path=str(path)), turns, group, group=group)
         except EdgeNodesError as error:
             return {"note": f"does not run: {error}"}
 
@@ -406,6 +437,7 @@ def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, An
     process, tokenizer = psutil.Process(), Tokenizer(directory.metadata)
     gc.collect()
     before, own, charged = process.memory_info().rss, _status("RssAnon"), group.held_bytes() if group else 0
+    start = _status("VmHWM") - _status("RssFile")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     model = make_model(directory.sizes, CONTEXT, slots=1, kv_cache="f16", threads=THREADS, kernel="auto")
     if budget_mb:
@@ -424,6 +456,7 @@ def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, An
     del tokenizer
     return {
         "own_mb": round(own / 2**20, 1),
+        "start_mb": round(start / 2**20, 1),
         "growth_mb": round((held - before) / 2**20, 1),
         "rss_mb": round(held / 2**20, 1),
         "group_mb": round((group.peak_bytes() - charged) / 2**20, 1) if group else None,
@@ -433,13 +466,12 @@ def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, An
     }
 
 
-def _hold_peer(case: Case, group: MemoryGroup) -> dict[str, Any]:
+def _hold_peer(case: Case, turns: int, group: MemoryGroup) -> dict[str, Any]:
     """Return llama.cpp's time of a token and its peak of memory, MiB; the weights are its mapped file."""
     peer = llama_cpp.LlamaCpp(Path(case.path), threads=THREADS, context=CONTEXT)
-    peer.rates([1, 2, 3, 4], 1)
     read = _read_bytes()
-    rate = max(peer.rates([1, 2, 3, 4], case.steps)[1] for _ in range(2))
-    passes = 2 * (case.steps + 2)  # the prompt is one, the first token another
+    rate = max(peer.rates([1, 2, 3, 4], turns)[1] for _ in range(turns))
+    passes = turns * (turns + 2)  # the prompt is one, the first token another
     return {
         "rss_mb": round(_status("VmHWM") / 2**20, 1),
         "read_mb": round((_read_bytes() - read) / 2**20 / passes, 1),

@@ -20,7 +20,7 @@ def rows(quick: bool) -> dict[str, Any]:
     """Return {rows}: name, parts, budget, peak, time of a pass beside the whole network's, and whether both agree.
 
     Args:
-        quick: the smallest budget only.
+        quick: the smallest budget only, once.
     """
     import torch
 
@@ -31,7 +31,8 @@ def rows(quick: bool) -> dict[str, Any]:
         for name, network, kinds, x in _networks():
             for share in SHARES[:1] if quick else SHARES:
                 folder = Path(scratch) / f"{name}-{share}"
-                found.append({"network": name, "share": share, **_row(network, kinds, x, share, folder)})
+                rounds = 1 if quick else ROUNDS
+                found.append({"network": name, "share": share, **_row(network, kinds, x, share, folder, rounds)})
     return {"rows": found}
 
 
@@ -49,7 +50,7 @@ def _networks() -> Iterator[tuple[str, Any, tuple[str, ...], Any]]:
     yield "Splitformer", Network(Sizes()).eval(), ("_ConformerLayer",), torch.randn(1, 80, 400)
 
 
-def _row(network: Any, kinds: Sequence[str], x: Any, share: float, folder: Path) -> dict[str, Any]:
+def _row(network: Any, kinds: Sequence[str], x: Any, share: float, folder: Path, rounds: int) -> dict[str, Any]:
     import torch
 
     from edge_nodes.paging.modules import StreamedModule
@@ -63,7 +64,7 @@ def _row(network: Any, kinds: Sequence[str], x: Any, share: float, folder: Path)
     streamed = StreamedModule(streamed_network, parts, lambda: streamed_network(x), folder, budget_bytes=budget)
     expected, best = whole(x), [float("inf")] * 2
     same = torch.equal(streamed_network(x), expected)
-    for _ in range(ROUNDS):  # in turns
+    for _ in range(rounds):  # in turns
         for i, run in enumerate((whole, streamed_network)):
             best[i] = min(best[i], seconds(run, x))
     same = same and torch.equal(streamed_network(x), expected)

@@ -12,16 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_nodes import models
 from edge_nodes.language.blocks.directory import INDEX, BlockDirectory
 from edge_nodes.language.blocks.streamed_model import StreamedModel
-from edge_nodes.paging.measure import read_rates
-from edge_nodes.paging.plan import READERS, Plan, Profile, Run, calibrate
+from edge_nodes.paging.calibration import Step, fit
+from edge_nodes.paging.plan import READERS, Plan, Profile, Run
 from edge_nodes.paging.window import whole_pages
 
-STEPS = 4  # of each number of readers
+ROUNDS = 3  # of a measurement
+STEPS = 2  # that are timed of each number of readers, in a round
 
 
 def profile(
@@ -41,44 +40,66 @@ def profile(
         direct: whether blocks are read past the page cache.
         fresh: measure again.
     """
-    path = _path(model, directory, direct)
-    if not fresh and (found := _read(path)) is not None:
+    if not fresh and (found := _read(_path(model, directory, direct))) is not None:
         return found
     progress("measuring this board: reading and computing the model's blocks")
-    order = directory.order()
-    sizes = tuple(file.bytes for file in order)
-    one, several = max(map(whole_pages, sizes)), max(sum(sizes) // 4, (READERS[-1] + 1) * max(map(whole_pages, sizes)))
-    measured, uses, rests = [], [], []
-    for readers, budget in ((1, several), (1, one), *((m, several) for m in READERS[1:])):
-        steps = _steps(model, directory, Plan(budget, readers, (), Run(0.0, 0.0, 0)), direct)
-        measured.append((readers, budget, float(np.median([took for took, _, _ in steps]))))
-        uses += [use for _, use, _ in steps]
-        rests += [rest for _, _, rest in steps]
-    use_s = tuple(float(x) for x in np.median(uses, 0))
-    wait_s = (*[0.0] * (len(order) - 1), float(np.median(rests)))
-    alone = Profile(sizes, use_s, wait_s, read_rates(order, READERS, direct=direct))
-    found = calibrate(alone, measured)
+    profiler = Profiler(model, directory, direct=direct)
+    for _ in range(ROUNDS):
+        profiler.measure()
+    found = profiler.fit()
+    keep(found, model, directory, direct=direct)
+    return found
+
+
+def keep(found: Profile, model: Any, directory: BlockDirectory, *, direct: bool = True) -> None:
+    """Make a profile the one that `profile` returns from now on."""
+    path = _path(model, directory, direct)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(found)) + "\n")
-    return found
 
 
-def _steps(model: Any, directory: BlockDirectory, chosen: Plan, direct: bool) -> list[tuple[float, list[float], float]]:
-    """Return time, use of each block, and the rest, of some steps."""
-    found = []
-    streamed = StreamedModel(model, directory, chosen, direct=direct)
-    try:
-        streamed.probe(0)
-        for position in range(1, STEPS + 1):
-            streamed.window.clear_stats()
-            begin = time.perf_counter()
-            streamed.probe(position)
-            took, stats = time.perf_counter() - begin, streamed.window.stats()
-            uses = [streamed.window.native.times(i)[1] / 1e9 for i in range(len(directory.order()))]
-            found.append((took, uses, max(0.0, took - stats.use_s - stats.stall_s)))
-    finally:
-        streamed.close()
-    return found
+class Profiler:
+    """Measures in rounds, so that what is to be predicted can run in between: what a disk gives drifts.
+
+    Readers have room for as many blocks as they read at once and one in use, as in a plan whose other blocks stay. One
+    reader with room for one block tells what a hand-over costs.
+
+    Args:
+        model: see `profile`.
+        directory: the blocks.
+        direct: whether blocks are read past the page cache.
+    """
+
+    def __init__(self, model: Any, directory: BlockDirectory, *, direct: bool = True) -> None:
+        self._model, self._directory, self._direct = model, directory, direct
+        self._sizes = tuple(file.bytes for file in directory.order())
+        self._steps: dict[tuple[int, int], list[Step]] = {(m, m + 1): [] for m in READERS}
+        self._steps = {(1, 1): [], **self._steps}
+
+    def measure(self) -> None:
+        """Run a few steps with each number of readers."""
+        largest = max(map(whole_pages, self._sizes))
+        for (readers, room), steps in self._steps.items():
+            plan = Plan(room * largest, readers, (), Run(0.0, 0.0, 0))
+            streamed = StreamedModel(self._model, self._directory, plan, direct=self._direct)
+            try:
+                streamed.probe(0)
+                steps += [_step(streamed, position, len(self._sizes)) for position in range(1, STEPS + 1)]
+            finally:
+                streamed.close()
+
+    def fit(self) -> Profile:
+        """Return what agrees best with all steps so far."""
+        return fit(self._sizes, self._steps)
+
+
+def _step(streamed: StreamedModel, position: int, blocks: int) -> Step:
+    streamed.window.clear_stats()
+    begin = time.perf_counter()
+    streamed.probe(position)
+    took, stats = time.perf_counter() - begin, streamed.window.stats()
+    uses = tuple(streamed.window.native.times(i)[1] / 1e9 for i in range(blocks))
+    return Step(took, uses, stats.load_s, max(0.0, took - stats.use_s - stats.stall_s))
 
 
 def _path(model: Any, directory: BlockDirectory, direct: bool) -> Path:
