@@ -24,7 +24,11 @@ class AnswerText:
 
     def push(self, token: int) -> str:
         """Take a token; return the text that is now surely part of the answer."""
-        self._held += self._decode(token)
+        piece = self._decode(token)
+        if not self._stop:  # nothing is ever held
+            self.text += piece
+            return piece
+        self._held += piece
         found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
             self.stopped = True

@@ -19,6 +19,25 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 _SPACE = "\u2581"  # SentencePiece's sign for it
 
 
+def byte_letters() -> list[str]:
+    """Return the letters that GPT-2's vocabulary writes the bytes 0 to 255 with."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+
+
+# For str.translate: letters to the characters of their bytes, those that are no such letters to one that is no byte.
+_BYTES: dict[int, int] = dict.fromkeys(range(256), 0xFFFF) | {ord(a): b for b, a in enumerate(byte_letters())}
+
+
+def token_bytes(letters: str) -> bytes:
+    """Return the bytes of a token over bytes; of another text, which a vocabulary may add, those of UTF-8."""
+    try:
+        return letters.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return letters.encode()
+
+
 def _cut(*expressions: str) -> Callable[[], Any]:
     """Return what makes a pre-tokenizer that cuts by each expression in turn."""
 

@@ -210,8 +210,6 @@ class Generation(Iterator[Token]):
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0.0 else 0.0
 
     def _run(self) -> Iterator[Token]:
-        from edge_nodes.native._kernels import statistics
-
         started = time.perf_counter()
         logits, self.cached_tokens = self._engine.prefill(self._tokens, self._interrupted)
         self.prefill_s = time.perf_counter() - started
@@ -220,8 +218,7 @@ class Generation(Iterator[Token]):
             if logits is None or self._interrupted():
                 self.finish_reason = "cancelled"
                 break
-            best, log_sum_exp, entropy = statistics(logits)
-            token = best if self._sample.greedy and self._matcher is None else self._choose(logits, answer)
+            token, logprob, entropy = self._choose(logits, answer)
             if token in self._engine.tokenizer.end_tokens:
                 self.finish_reason = "stop"
                 break
@@ -233,19 +230,19 @@ class Generation(Iterator[Token]):
             elif self.generated_tokens >= self._limit:
                 self.finish_reason = "length"
                 ready += self._text.flush()
-            yield Token(token, ready, float(logits[token]) - log_sum_exp, entropy)
+            yield Token(token, ready, logprob, entropy)
             if self.finish_reason is None:
                 logits = self._timed_step(token)
         held = "" if self.finish_reason == "cancelled" else self._text.flush()
         if held:
             yield Token(-1, held, 0.0, 0.0)
 
-    def _choose(self, logits: Any, answer: Sequence[int]) -> int:
+    def _choose(self, logits: Any, answer: Sequence[int]) -> tuple[int, float, float]:
         if self._matcher is None:
-            return self._sample(logits, answer)
-        token = self._sample(logits, answer, self._matcher.allowed())
+            return self._sample.take(logits, answer)
+        token, logprob, entropy = self._sample.take(logits, answer, self._matcher.allowed())
         self._matcher.take(token)
-        return token
+        return token, logprob, entropy
 
     def _timed_step(self, token: int) -> Any:
         started = time.perf_counter()

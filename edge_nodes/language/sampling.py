@@ -58,9 +58,28 @@ class Sampler:
         Raises:
             LanguageError: BAD_INPUT, bias and `allowed` leave no token.
         """
+        return self._checked(int(self._native.draw(logits, *self._about(seen), allowed)))
+
+    def take(self, logits: Logits, seen: Sequence[int] = (), allowed: Mask | None = None) -> tuple[int, float, float]:
+        """Return the next token, its log-probability and the entropy (nats), both before all cuts and changes.
+
+        Args:
+            logits: as of `__call__`, as the others.
+            seen: tokens.
+            allowed: bits.
+
+        Raises:
+            LanguageError: BAD_INPUT, bias and `allowed` leave no token.
+        """
+        token, logprob, entropy = self._native.take(logits, *self._about(seen), allowed)
+        return self._checked(token), logprob, entropy
+
+    def _about(self, seen: Sequence[int]) -> tuple[float, Sequence[int]]:
+        """Return where in the distribution to draw, and the tokens that are penalised."""
         number = self._random.random() if self.config.temperature else 0.0
-        penalised = seen if self.config.repetition_penalty != 1.0 else ()
-        token = int(self._native.draw(logits, number, penalised, allowed))
+        return number, seen if self.config.repetition_penalty != 1.0 else ()
+
+    def _checked(self, token: int) -> int:
         if token < 0:
             raise LanguageError("the logit bias bans every token that may come", got=self.config.logit_bias)
         return token

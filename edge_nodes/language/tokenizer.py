@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -46,6 +47,8 @@ class Tokenizer:
         self.end_tokens = frozenset(i for i in ends if i is not None)
         self._controls = re.compile("|".join(re.escape(t) for t, _ in sorted(controls, reverse=True)) or r"(?!)")
         self._ids = dict(controls)
+        self._control_ids = frozenset(self._ids.values())
+        self._byte_level = metadata.get("tokenizer.ggml.model") == "gpt2"
         self._texts = {"bos_token": _text(tokens, self.bos), "eos_token": _text(tokens, self.eos)}
         self._template = str(metadata.get("tokenizer.chat_template", ""))
 
@@ -71,8 +74,17 @@ class Tokenizer:
 
     def stream(self) -> Callable[[int], str]:
         """Return a function from the next token id to the text it completes ("" within a character)."""
-        stream = decoders.DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(self._bpe, token) or ""
+        if not self._byte_level:
+            stream = decoders.DecodeStream(skip_special_tokens=True)
+            return lambda token: stream.step(self._bpe, token) or ""
+        characters = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: characters.decode(self._bytes(token))
+
+    def _bytes(self, token: int) -> bytes:
+        """Return the bytes that a token of a tokenizer over bytes stands for; none for control tokens."""
+        # The library's stream decodes some tokens again with each: 50 us after a step that filled the caches.
+        letters = None if token in self._control_ids else self._bpe.id_to_token(token)
+        return b"" if letters is None else bpe.token_bytes(letters)
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, reply: bool = True) -> list[int]:
         """Return the token ids of a conversation in the model's chat format.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edge_nodes.language.bpe import CONTROL, NORMAL
+from edge_nodes.language.bpe import CONTROL, NORMAL, byte_letters
 from edge_nodes.language.errors import LanguageError
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -44,7 +44,7 @@ class Vocabulary(NamedTuple):
 
 def bytes_only() -> Vocabulary:
     """Return a vocabulary of the 256 bytes, in the letters that GPT-2 writes them with, and three control tokens."""
-    tokens = [*_SPECIAL, *_byte_letters()]
+    tokens = [*_SPECIAL, *byte_letters()]
     types = [CONTROL] * len(_SPECIAL) + [NORMAL] * 256
     return Vocabulary(tokens, types, [], "gpt-2", 1, 2, _CHAT)
 
@@ -77,9 +77,3 @@ def _pairs() -> Iterator[tuple[str, str]]:
         for word in words:
             yield from ((word, letter) for letter in _LETTERS)
         words = [word + letter for word in words for letter in _LETTERS]
-
-
-def _byte_letters() -> list[str]:
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]

@@ -5,13 +5,14 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 
 namespace edge {
 
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-constexpr size_t kGroups = 1024;     // groups whose maxima bound the k-th largest value
+constexpr size_t kGroups = 1024;  // groups whose maxima bound the k-th largest value
 constexpr size_t kBlock = 64;     // values that are passed over at once
 constexpr int kFirstGuess = 64;   // tokens that are sorted to find a total probability, and the next try
 constexpr int kGrowth = 8;
@@ -19,8 +20,27 @@ constexpr float kNegligible = 40.0f;  // a token so far below the best has a wei
 
 }  // namespace
 
-int Sampler::draw(const float* logits, int size, double number, const std::vector<int>& seen, const uint8_t* allowed) {
-  adjust(logits, size, seen, allowed);
+Sampler::Sampler(Sampling sampling)
+    : sampling_(std::move(sampling)),
+      kernels_(select_kernels("auto")),
+      temperature_(sampling_.temperature > 0.0f ? sampling_.temperature : 1.0f) {}
+
+bool Sampler::greedy() const {
+  return sampling_.temperature == 0.0f && sampling_.penalty == 1.0f && sampling_.bias.empty();
+}
+
+// Few logits change, thus they are edited where they are: a copy of all would come from memory, not from the caches,
+// which the weights of the step have filled.
+int Sampler::draw(float* logits, int size, double number, const std::vector<int>& seen, const uint8_t* allowed) {
+  values_ = logits, size_ = size_t(size);
+  if (allowed) ban(allowed);
+  edit(seen);
+  const int token = choose(number);
+  for (auto e = edits_.rbegin(); e != edits_.rend(); ++e) values_[e->token] = e->before;
+  return token;
+}
+
+int Sampler::choose(double number) {
   maxima(kGroups);
   top_ = *std::max_element(best_.begin(), best_.end());
   if (top_ == kNever) return -1;
@@ -37,43 +57,52 @@ int Sampler::draw(const float* logits, int size, double number, const std::vecto
   } else if (sampling_.top_p < 1.0) {
     leading(sampling_.top_p);
   } else {
-    at_least(sampling_.min_p > 0.0 ? top_ + float(std::log(sampling_.min_p)) : top_ - kNegligible);
+    const double below = sampling_.min_p > 0.0 ? -std::log(sampling_.min_p) : double(kNegligible);
+    at_least(top_ - float(below) * temperature_);
     weigh();
   }
   return pick(number);
 }
 
-void Sampler::adjust(const float* logits, int size, const std::vector<int>& seen, const uint8_t* allowed) {
-  const float scale = sampling_.temperature > 0.0f ? 1.0f / sampling_.temperature : 1.0f;
-  values_.resize(size_t(size));
-  for (int i = 0; i < size; ++i) values_[size_t(i)] = logits[i] * scale;
+// From here on the values are a copy, in which tokens that may not come have none.
+void Sampler::ban(const uint8_t* allowed) {
+  copy_.assign(values_, values_ + size_);
+  values_ = copy_.data();
+  for (size_t i = 0; i < size_; i += 8) {
+    const uint8_t bits = allowed[i / 8];
+    if (bits == 0xff) continue;
+    for (size_t k = i; k < std::min(i + 8, size_); ++k)
+      if (!(bits >> (k - i) & 1)) values_[k] = kNever;
+  }
+}
+
+void Sampler::edit(const std::vector<int>& seen) {
+  edits_.clear();
   if (sampling_.penalty != 1.0f) {
     seen_ = seen;
     std::sort(seen_.begin(), seen_.end());
     seen_.erase(std::unique(seen_.begin(), seen_.end()), seen_.end());
     for (int token : seen_) {
-      float& v = values_[size_t(token)];
+      float& v = edited(token);
       v = v > 0.0f ? v / sampling_.penalty : v * sampling_.penalty;
     }
   }
   for (const auto& [token, value] : sampling_.bias)
-    if (token < size) values_[size_t(token)] += value * scale;
-  if (!allowed) return;
-  for (int i = 0; i < size; i += 8) {
-    const uint8_t bits = allowed[i / 8];
-    if (bits == 0xff) continue;
-    for (int k = i; k < std::min(i + 8, size); ++k)
-      if (!(bits >> (k - i) & 1)) values_[size_t(k)] = kNever;
-  }
+    if (size_t(token) < size_) edited(token) += value;
+}
+
+float& Sampler::edited(int token) {
+  edits_.push_back({token, values_[token]});
+  return values_[token];
 }
 
 // Sets best_ to the maxima of so many groups, of neighbours in memory that are so many values apart: whole vectors.
 void Sampler::maxima(size_t groups) {
-  groups = std::min(groups, values_.size());
-  best_.assign(values_.begin(), values_.begin() + std::ptrdiff_t(groups));
-  for (size_t start = groups; start < values_.size(); start += groups) {
-    const size_t count = std::min(groups, values_.size() - start);
-    const float* row = values_.data() + start;
+  groups = std::min(groups, size_);
+  best_.assign(values_, values_ + groups);
+  for (size_t start = groups; start < size_; start += groups) {
+    const size_t count = std::min(groups, size_ - start);
+    const float* row = values_ + start;
     for (size_t g = 0; g < count; ++g) best_[g] = best_[g] < row[g] ? row[g] : best_[g];
   }
 }
@@ -82,8 +111,8 @@ void Sampler::maxima(size_t groups) {
 void Sampler::at_least(float bound) {
   kept_.clear();
   bound = std::max(bound, std::numeric_limits<float>::lowest());
-  for (size_t start = 0; start < values_.size(); start += kBlock) {
-    const size_t end = std::min(start + kBlock, values_.size());
+  for (size_t start = 0; start < size_; start += kBlock) {
+    const size_t end = std::min(start + kBlock, size_);
     int found = 0;
     for (size_t i = start; i < end; ++i) found += values_[i] >= bound;
     if (!found) continue;
@@ -95,9 +124,9 @@ void Sampler::at_least(float bound) {
 // Keeps the k tokens of the largest values, largest first, ties by token. Of n groups that each hold a maximum, k have
 // one that is at least the k-th largest maximum: so many values reach it, and few others do.
 void Sampler::largest(int k) {
-  const size_t groups = std::max(kGroups, 4 * size_t(k)), count = std::min(size_t(k), values_.size());
+  const size_t groups = std::max(kGroups, 4 * size_t(k)), count = std::min(size_t(k), size_);
   float bound = kNever;
-  if (2 * groups <= values_.size()) {
+  if (2 * groups <= size_) {
     if (best_.size() != groups) maxima(groups);
     const auto nth = best_.begin() + (k - 1);
     std::nth_element(best_.begin(), nth, best_.end(), std::greater<float>());
@@ -113,7 +142,7 @@ void Sampler::largest(int k) {
 }
 
 void Sampler::weigh() {
-  for (Candidate& c : kept_) c.weight = std::exp(double(c.value) - double(top_));
+  for (Candidate& c : kept_) c.weight = std::exp((double(c.value) - double(top_)) / double(temperature_));
 }
 
 // Keeps the fewest leading tokens whose weights add up to `weight`, at least one; false if all together do not.
@@ -131,14 +160,19 @@ bool Sampler::cut(double weight) {
 
 // Keeps the fewest most probable tokens whose probability reaches the share, of all tokens that may come.
 void Sampler::leading(double share) {
-  double total = 0.0;
-  for (float v : values_)
-    if (v >= top_ - kNegligible) total += double(std::exp(v - top_));
+  const double wanted = share * total_weight();
   for (int64_t k = kFirstGuess;; k *= kGrowth) {
-    largest(int(std::min<int64_t>(k, int64_t(values_.size()))));
+    largest(int(std::min<int64_t>(k, int64_t(size_))));
     weigh();
-    if (cut(share * total) || k >= int64_t(values_.size())) return;
+    if (cut(wanted) || k >= int64_t(size_)) return;
   }
+}
+
+// Of all tokens, where the best one has weight 1.
+double Sampler::total_weight() {
+  scaled_.resize(size_);
+  for (size_t i = 0; i < size_; ++i) scaled_[i] = (values_[i] - top_) / temperature_;
+  return std::exp(double(kernels_.statistics(scaled_.data(), int(size_)).log_sum_exp));
 }
 
 int Sampler::pick(double number) const {

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels.h"
+
 namespace edge {
 
 // Temperature, then top-k, top-p and min-p in this order; 0, 0, 1 and 0 turn them off. Not thread-safe: one an answer.
@@ -20,11 +22,16 @@ struct Sampling {
 
 class Sampler {
  public:
-  explicit Sampler(Sampling sampling) : sampling_(std::move(sampling)) {}
+  explicit Sampler(Sampling sampling);
 
   // Returns the token at which the share `number` in [0, 1) of the kept probability lies, -1 if no token may come.
-  // `seen`: tokens inside [0, size), each any number of times. `allowed`: a bit a token, the lowest first, or null.
-  int draw(const float* logits, int size, double number, const std::vector<int>& seen, const uint8_t* allowed);
+  // `logits`: changed meanwhile, afterwards as before. `seen`: tokens inside [0, size), each any number of times.
+  // `allowed`: a bit a token, the lowest first, or null.
+  int draw(float* logits, int size, double number, const std::vector<int>& seen, const uint8_t* allowed);
+
+  // Whether the most probable token is taken as it is.
+  bool greedy() const;
+  const Kernels& kernels() const { return kernels_; }
 
  private:
   struct Candidate {
@@ -32,18 +39,32 @@ class Sampler {
     int token;
     double weight;
   };
+  struct Edit {
+    int token;
+    float before;
+  };
 
-  void adjust(const float* logits, int size, const std::vector<int>& seen, const uint8_t* allowed);
+  void ban(const uint8_t* allowed);
+  void edit(const std::vector<int>& seen);
+  float& edited(int token);
+  int choose(double number);
   void maxima(size_t groups);
   void largest(int k);
   void at_least(float bound);
   void leading(double share);
+  double total_weight();
   void weigh();
   bool cut(double weight);
   int pick(double number) const;
 
   Sampling sampling_;
-  std::vector<float> values_, best_;  // of this draw: scaled logits; maxima of their groups
+  const Kernels& kernels_;
+  float temperature_;  // 1 instead of 0
+  // Of this draw: the logits with what was edited; maxima of their groups.
+  float* values_ = nullptr;
+  size_t size_ = 0;
+  std::vector<Edit> edits_;
+  std::vector<float> copy_, scaled_, best_;
   std::vector<int> seen_;
   std::vector<Candidate> kept_;
   float top_ = 0.0f;

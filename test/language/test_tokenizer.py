@@ -6,12 +6,13 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from peer import llama_cpp_server
 from small_gguf import write_gguf
 
 from edge_nodes.errors import State
-from edge_nodes.language import LanguageError, Tokenizer
+from edge_nodes.language import LanguageError, Tokenizer, bpe
 from edge_nodes.language.bpe import PRE_TOKENIZERS
 from edge_nodes.language.gguf_file import GgufFile
 
@@ -165,3 +166,23 @@ def test_pieces_can_be_constrained(pieces):
         engine.tokenizer.encode("where"), max_new_tokens=60, constraint=Constraint.regex("(left|right), \u4f60{2} 7 m")
     )
     assert "".join(t.text for t in run).strip() in ("left, \u4f60\u4f60 7 m", "right, \u4f60\u4f60 7 m")
+
+
+def test_a_stream_of_any_tokens_is_their_text():
+    letters = bpe.byte_letters()
+    added = ["日本", " é", "é", "<tool>"]  # not written in letters of bytes, but for the last two
+    tokens = ["<|end|>", *letters, *added]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [bpe.CONTROL, *[bpe.NORMAL] * 256, *[bpe.USER_DEFINED] * len(added)],
+        "tokenizer.ggml.merges": [],
+    }
+    tokenizer = Tokenizer(metadata)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        ids = [*rng.integers(0, len(tokens), 12).tolist(), *(1 + b for b in "aé日🤖.".encode()), 0]
+        step = tokenizer.stream()
+        assert "".join(map(step, ids)) == tokenizer.decode(ids)
+        assert step(len(tokens)) == ""
