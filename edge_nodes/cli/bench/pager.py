@@ -76,9 +76,7 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
     for case in _cases(console, model, quick):
         with console.status(f"{case.name}: time"):
             timed: dict[str, Any] = {}
-            for parts in (
-                [PARTS] if quick else [(part,) for part in PARTS]
-            ):  # starting one takes half a second
+            for parts in [PARTS] if quick else [(part,) for part in PARTS]:  # starting one takes half a second
                 timed |= in_process(_times, case, parts, quick)
         with console.status(f"{case.name}: memory"):
             memory = list(_memory(case, timed["cold"]["fixed_mb"], timed["cold"]["budgets"], quick))
