@@ -40,11 +40,11 @@ def fit(sizes: Sequence[int], steps: Mapping[tuple[int, int], Sequence[Step]]) -
         sizes: bytes of each block.
         steps: steps by (readers, room in blocks of the largest size). (1, 1) tells what a hand-over costs: there the
             user waits for every block, and nothing else is read meanwhile. (1, 2) tells what is neither use nor
-            waiting, which readers beside each other disturb.
+            waiting, which readers beside each other disturb. Others may be missing.
     """
     largest, total = max(map(whole_pages, sizes)), sum(sizes)
     uses = tuple(float(x) for x in np.median([s.uses for found in steps.values() for s in found], 0))
-    waits = (*[0.0] * (len(sizes) - 1), _median([s.rest for s in steps[1, 2]]))
+    waits = (*[0.0] * (len(sizes) - 1), _median([s.rest for s in steps.get((1, 2), steps[1, 1])]))
     lone = [s.load for (readers, _), found in steps.items() if readers == 1 for s in found]
     found = Profile(tuple(sizes), uses, waits, {1: total / _median(lone)})
     found = replace(found, handover_s=_handover(found, largest, steps[1, 1]))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def profile(
     *,
     direct: bool = True,
     fresh: bool = False,
+    most_bytes: int = 0,
 ) -> Profile:
     """Return the profile of a model on this board.
 
@@ -39,21 +40,24 @@ def profile(
         progress: called with one line of text.
         direct: whether blocks are read past the page cache.
         fresh: measure again.
+        most_bytes: memory of blocks meanwhile; what would take more is not measured, and fewer readers are as good as
+            more then. 0: no limit.
     """
-    if not fresh and (found := _read(_path(model, directory, direct))) is not None:
-        return found
+    for most in () if fresh else (0, most_bytes):
+        if (kept := _read(_path(model, directory, direct, most))) is not None:
+            return kept
     progress("measuring this board: reading and computing the model's blocks")
-    profiler = Profiler(model, directory, direct=direct)
+    profiler = Profiler(model, directory, direct=direct, most_bytes=most_bytes)
     for _ in range(ROUNDS):
         profiler.measure()
     found = profiler.fit()
-    keep(found, model, directory, direct=direct)
+    keep(found, model, directory, direct=direct, most_bytes=most_bytes)
     return found
 
 
-def keep(found: Profile, model: Any, directory: BlockDirectory, *, direct: bool = True) -> None:
+def keep(found: Profile, model: Any, directory: BlockDirectory, *, direct: bool = True, most_bytes: int = 0) -> None:
     """Make a profile the one that `profile` returns from now on."""
-    path = _path(model, directory, direct)
+    path = _path(model, directory, direct, most_bytes)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(found)) + "\n")
 
@@ -68,13 +72,13 @@ class Profiler:
         model: see `profile`.
         directory: the blocks.
         direct: whether blocks are read past the page cache.
+        most_bytes: memory of blocks, see `profile`.
     """
 
-    def __init__(self, model: Any, directory: BlockDirectory, *, direct: bool = True) -> None:
+    def __init__(self, model: Any, directory: BlockDirectory, *, direct: bool = True, most_bytes: int = 0) -> None:
         self._model, self._directory, self._direct = model, directory, direct
         self._sizes = tuple(file.bytes for file in directory.order())
-        self._steps: dict[tuple[int, int], list[Step]] = {(m, m + 1): [] for m in READERS}
-        self._steps = {(1, 1): [], **self._steps}
+        self._steps: dict[tuple[int, int], list[Step]] = {arm: [] for arm in _arms(self._sizes, most_bytes)}
 
     def measure(self) -> None:
         """Run a few steps with each number of readers."""
@@ -93,6 +97,12 @@ class Profiler:
         return fit(self._sizes, self._steps)
 
 
+def _arms(sizes: Sequence[int], most_bytes: int) -> list[tuple[int, int]]:
+    """Return the (readers, room in blocks) that fit; one reader with room for one block always does."""
+    most = most_bytes // max(map(whole_pages, sizes)) if most_bytes else READERS[-1] + 1
+    return [(1, 1), *((readers, readers + 1) for readers in READERS if readers < most)]
+
+
 def _step(streamed: StreamedModel, position: int, blocks: int) -> Step:
     streamed.window.clear_stats()
     begin = time.perf_counter()
@@ -102,9 +112,10 @@ def _step(streamed: StreamedModel, position: int, blocks: int) -> Step:
     return Step(took, uses, stats.load_s, max(0.0, took - stats.use_s - stats.stall_s))
 
 
-def _path(model: Any, directory: BlockDirectory, direct: bool) -> Path:
+def _path(model: Any, directory: BlockDirectory, direct: bool, most_bytes: int) -> Path:
     about = [models.sha256(directory.folder / INDEX), str(directory.folder), platform.node(), platform.machine()]
     about += [str(model.kernel), str(model.threads), str(direct)]
+    about += [str(_arms([file.bytes for file in directory.order()], most_bytes))]
     digest = hashlib.sha256("\n".join(about).encode()).hexdigest()
     return models.cache_dir() / "profiles" / f"{directory.name}-{digest[:16]}.json"
 

@@ -56,7 +56,7 @@ def stream(
     if budget >= total:
         return StreamedModel(model, directory, Plan(total, READERS[1], tuple(range(len(sizes))), Run(0.0, 0.0, 0)))
     progress("planning the memory budget")
-    return StreamedModel(model, directory, plan(profile(model, directory, progress), budget))
+    return StreamedModel(model, directory, plan(profile(model, directory, progress, most_bytes=budget), budget))
 
 
 def context_limit(metadata: Mapping[str, Any]) -> float:
