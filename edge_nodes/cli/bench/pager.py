@@ -12,11 +12,9 @@ import math
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +24,23 @@ from rich.console import Console
 from edge_nodes import models
 from edge_nodes.cli import figures, llama_cpp
 from edge_nodes.cli.bench import streamed_networks
+from edge_nodes.cli.bench.streamed_times import (
+    CONTEXT,
+    PARTS,
+    QUARTER,
+    READER_MB_S,
+    READERS,
+    THREADS,
+    Case,
+    times,
+)
 from edge_nodes.cli.figures import target
 from edge_nodes.cli.memory_group import MemoryGroup, memory_group
 from edge_nodes.cli.processes import in_process, seconds
 from edge_nodes.errors import EdgeNodesError
 
-CONTEXT, THREADS, ROWS = 128, 1, (1, 2, 4, 8, 16)
-QUARTER = 0.25
-SHARES = (0.0, 0.1, QUARTER, 0.5, 0.75)  # of the blocks' bytes; the first is the smallest budget
-QUICK_SHARES = (0.0, QUARTER)
-READERS = (2, 4, 6)
-READER_MB_S = 100  # of the emulated disk, which serves any number of readers at a time
-PARTS = ("cold", "warm", "rows", "slow_disk")
 KERNEL_MB = 4  # that the system needs for a process: page tables, stacks
 SPARE_PERCENT, FASTER, LOWER_PERCENT, OFF_PERCENT = 5.0, 2.0, 85.0, 15.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model.
-
-    Attributes:
-        name: for the tables.
-        path: its GGUF file.
-        folder: its block directory.
-        rounds: turns of each arm.
-        steps: tokens of a turn.
-    """
-
-    name: str
-    path: str
-    folder: str
-    rounds: int
-    steps: int
 
 
 def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
@@ -77,7 +59,7 @@ def bench(console: Console, *, model: str, quick: bool) -> dict[str, Any]:
         with console.status(f"{case.name}: time"):
             timed: dict[str, Any] = {}
             for parts in [PARTS] if quick else [(part,) for part in PARTS]:  # starting one takes half a second
-                timed |= in_process(_times, case, parts, quick)
+                timed |= in_process(times, case, parts, quick)
         with console.status(f"{case.name}: memory"):
             memory = list(_memory(case, timed["cold"]["fixed_mb"], timed["cold"]["budgets"], quick))
         found[case.name] = {**timed, "memory": memory}
@@ -192,184 +174,7 @@ def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
         path = random_model(console, SHAPES[shape]) if shape else models.find(model, verify=False).path
         with console.status(f"blocks of {path.name}"):
             folder = block_directory(str(path), lambda _: None)
-        yield Case(name, str(path), str(folder), 3 if quick else 2 if shape else 4, 2)
-
-
-class _Bench:
-    """A native model and its blocks, streamed by one plan after the other."""
-
-    def __init__(self, case: Case, *, slots: int = 1) -> None:
-        from edge_nodes.language.blocks.directory import BlockDirectory
-        from edge_nodes.language.engine import make_model
-
-        self.directory = BlockDirectory(Path(case.folder))
-        self.native = make_model(
-            self.directory.sizes, CONTEXT, slots=slots, kv_cache="f16", threads=THREADS, kernel="auto"
-        )
-        self.sizes = [file.bytes for file in self.directory.order()]
-        self.direct, self.case = True, case
-
-    def open(self, plan: Any, load: Any = None) -> Any:
-        from edge_nodes.language.blocks.streamed_model import StreamedModel
-
-        return StreamedModel(self.native, self.directory, plan, load=load, direct=self.direct)
-
-    def turn(self, plan: Any, *, first: bool = False, load: Any = None, steps: int = 0) -> dict[str, Any]:
-        """Return the least time of a token, its stall, and and of all; or that of the first from nothing."""
-        begin = time.perf_counter()
-        model = self.open(plan, load)
-        found: list[tuple[float, float]] = []
-        try:
-            logits = model.forward(np.zeros(1, np.int32), 0)
-            if first:
-                return {"ms": 1e3 * (time.perf_counter() - begin), "stall_ms": 1e3 * model.window.stats().stall_s}
-            for position in range(1, (steps or self.case.steps) + 1):
-                model.window.clear_stats()
-                took = seconds(model.forward, np.zeros(1, np.int32), position)
-                found.append((took, model.window.stats().stall_s))
-        finally:
-            model.close()
-        took, stall = min(found)
-        return {
-            "ms": 1e3 * took,
-            "stall_ms": 1e3 * stall,
-            "steps_ms": [1e3 * took for took, _ in found],
-            "logits": logits,
-        }
-
-
-def _times(case: Case, parts: Sequence[str], quick: bool) -> dict[str, Any]:
-    """Return what tokens take: from the disk, from the page cache, in several rows, and from a slow disk."""
-    bench = _Bench(case)
-    works: dict[str, Callable[[], Any]] = {
-        "cold": lambda: _timings(bench, True, quick),
-        "warm": lambda: _timings(bench, False, quick),
-        "rows": lambda: _fused_rows(case),
-        "slow_disk": lambda: _slow_disk(bench),
-    }
-    return {part: works[part]() for part in parts}
-
-
-def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
-    """Return what tokens take by way of loading and by budget.
-
-    What a disk gives drifts within seconds, so every round measures the profile's steps, too: what is predicted from
-    all of them is compared with all steps of the planned runs.
-    """
-    from edge_nodes.language.blocks.profile import Profiler, keep
-    from edge_nodes.paging.measure import read_rates
-    from edge_nodes.paging.plan import Plan, Run, plan, simulate
-    from edge_nodes.paging.window import BlockWindow, smallest_budget, whole_pages
-
-    bench.direct, profiler = direct, Profiler(bench.native, bench.directory, direct=direct)
-    profiler.measure()
-    measured = profiler.fit()
-    total, least, none = sum(map(whole_pages, bench.sizes)), smallest_budget(bench.sizes), Run(0.0, 0.0, 0)
-    everything = tuple(range(len(bench.sizes)))
-    arms: dict[tuple[str, str], Any] = {("resident", "token"): Plan(total, 1, everything, none)}
-    arms |= {(f"{m} loaders, all stay", "first"): Plan(total, m, everything, none) for m in (1, *READERS)}
-    shares = {share: max(least, int(share * total)) for share in (QUICK_SHARES if quick else SHARES)}
-    for share, budget in shares.items():
-        arms["one_loader", str(share)] = Plan(budget, 1, (), none)
-        arms["planned", str(share)] = plan(measured, budget)
-        if share == QUARTER:
-            arms |= {(f"m{m}", str(share)): plan(measured, budget, readers=(m,)) for m in READERS}
-    best: dict[tuple[str, str], dict[str, Any]] = {}
-    typical: dict[str, list[float]] = {str(share): [] for share in shares}
-    for turn in range(1 if quick and not direct else bench.case.rounds):
-        if turn:
-            profiler.measure()
-        for key, chosen in arms.items():
-            if turn and quick and key[0] not in ("planned", "one_loader"):
-                continue
-            found = bench.turn(chosen, first=key[1] == "first")
-            if key[0] == "planned":
-                typical[key[1]] += found["steps_ms"]
-            if key not in best or found["ms"] < best[key]["ms"]:
-                best[key] = found
-    measured = profiler.fit()
-    keep(measured, bench.native, bench.directory, direct=direct)
-    disk = max(read_rates(bench.directory.order(), (READERS[-1],) if quick else READERS, direct=direct).values())
-
-    def load_all() -> None:
-        files = [file.path for file in bench.directory.order()]
-        with BlockWindow(bench.sizes, files, budget_bytes=total, pinned=everything, direct=direct) as window:
-            for index in everything:
-                window.acquire(index)
-                window.release(index)
-
-    resident = best["resident", "token"]
-    alike = [np.array_equal(found["logits"], resident["logits"]) for found in best.values() if "logits" in found]
-    rows = []
-    for share, budget in shares.items():
-        chosen, named = arms["planned", str(share)], str(share)
-        streamed = total - sum(whole_pages(bench.sizes[i]) for i in chosen.pinned)
-        row = {"share": share, "blocks_mb": round(budget / 2**20, 1), "readers": chosen.readers}
-        run = simulate(measured, budget, readers=chosen.readers, pinned=chosen.pinned)
-        row |= {"pinned": len(chosen.pinned), "predicted_ms": round(1e3 * run.pass_s, 2)}
-        row |= {"typical_ms": round(float(np.median(typical[named])), 2)}
-        row |= {f"{arm}_ms": round(v["ms"], 2) for (arm, kind), v in best.items() if kind == named}
-        row |= {"stall_ms": round(best["planned", named]["stall_ms"], 2)}
-        rows.append(row | {"bound_ms": round(max(1e3 * streamed / disk, resident["ms"]), 2)})
-    all_s = min(seconds(load_all) for _ in range(1 if quick else bench.case.rounds))
-    first = {arm: round(v["ms"], 2) for (arm, kind), v in best.items() if kind == "first"}
-    return {
-        "resident_ms": round(resident["ms"], 2),
-        "first_token_ms": {"load all, then compute": round(1e3 * all_s + resident["ms"], 2), **first},
-        "budgets": rows,
-        "different": alike.count(False),
-        "disk_mb_s": round(disk / 1e6, 1),
-        "read_mb_s": {m: round(rate / 1e6, 1) for m, rate in measured.bytes_per_s.items()},
-        "handover_us": round(1e6 * measured.handover_s, 1),
-        "blocks_mb": round(total / 2**20, 1),
-        "fixed_mb": round((bench.native.cache_bytes + bench.native.work_bytes) / 2**20, 1),
-    }
-
-
-def _fused_rows(case: Case) -> list[dict[str, Any]]:
-    """Return tokens a second of several sequences that share each pass over the disk."""
-    from edge_nodes.language.blocks.profile import profile
-    from edge_nodes.paging.plan import plan
-    from edge_nodes.paging.window import smallest_budget
-
-    bench = _Bench(case, slots=max(ROWS))
-    measured = profile(bench.native, bench.directory)
-    budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
-    model, best = bench.open(plan(measured, budget)), dict.fromkeys(ROWS, float("inf"))
-    for position in range(case.rounds):
-        for rows in ROWS:
-            segments = [(slot, position, 1) for slot in range(rows)]
-            step = partial(model.forward, np.zeros(rows, np.int32), segments=segments, rows=list(range(rows)))
-            best[rows] = min(best[rows], seconds(step))
-    model.close()
-    return [{"rows": n, "pass_ms": round(1e3 * s, 2), "tokens_per_s": round(n / s, 2)} for n, s in best.items()]
-
-
-def _slow_disk(bench: _Bench) -> dict[str, Any]:
-    """Return times of a token where each reader is slow, but none slows the others: blocks come from memory."""
-    from edge_nodes.language.blocks.profile import profile
-    from edge_nodes.paging.plan import Plan, Run, plan
-    from edge_nodes.paging.window import smallest_budget
-
-    contents = [np.fromfile(file.path, np.uint8) for file in bench.directory.order()]
-
-    def load(index: int, memory: memoryview) -> None:
-        begin = time.perf_counter()
-        memory[:] = contents[index].data
-        time.sleep(max(0.0, len(memory) / (1e6 * READER_MB_S) - (time.perf_counter() - begin)))
-
-    rates = {m: 1e6 * READER_MB_S * m for m in (1, *READERS)}
-    known = replace(profile(bench.native, bench.directory), bytes_per_s=rates)
-    budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
-    chosen = plan(known, budget)
-    one, planned = (bench.turn(p, load=load, steps=1) for p in (Plan(budget, 1, (), Run(0.0, 0.0, 0)), chosen))
-    return {
-        "one_loader_ms": round(one["ms"], 2),
-        "planned_ms": round(planned["ms"], 2),
-        "predicted_ms": round(1e3 * chosen.run.pass_s, 2),
-        "readers": chosen.readers,
-        "pinned": len(chosen.pinned),
-    }
+        yield Case(name, str(path), str(folder), 3 if quick or shape else 4, 2)
 
 
 def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
