@@ -24,6 +24,7 @@ from edge_nodes.language.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edge_nodes.language.constraint import Constrainer, Constraint, Matcher
+    from edge_nodes.language.gguf_file import GgufFile
 
 METHODS = ("lut", "dot")
 REFERENCE = "reference"  # integers in plain C++, which every kernel equals
@@ -317,12 +318,12 @@ def _open(
         streamed, metadata, name = open_streamed(path, make, memory_budget_mb=memory_budget_mb, progress=progress)
         return Engine(streamed, Tokenizer(metadata), name=name)
     found = models.find(str(path), verify=False)
-    from edge_nodes.language.gguf_file import GgufFile
+    from edge_nodes.language import gguf_file
 
     progress(f"reading {found.path.name}")
-    file = GgufFile(found.path, found.manifest.get("metadata"))
+    file = gguf_file.GgufFile(found.path, found.manifest.get("metadata"))
     tokenizer = Tokenizer(file.metadata)
-    options["dense"] = file.dense and _dense(options["kernel"], progress)
+    options["dense"] = _dense(file, options["kernel"], progress)
     try:
         model = make(file.sizes(), file.number("context_length", math.inf))
     except (ValueError, TypeError) as error:
@@ -351,7 +352,7 @@ def make_model(
         kv_cache: type of the cache.
         threads: 0 for `default_threads()`.
         kernel: instruction set or method.
-        dense: keep TQ1_0 weights at 1.60 bits; otherwise they are repacked to 2.00.
+        dense: pack ternary weights at 1.60 bits, where they have one scale; otherwise at 2.00.
 
     Raises:
         LanguageError: NO_DEVICE, no such kernel.
@@ -386,13 +387,20 @@ def _kernel(native: Any, kernel: str) -> tuple[str, str]:
     return ("auto", kernel) if kernel in METHODS else (kernel, "auto")
 
 
-def _dense(kernel: str, progress: Callable[[str], None]) -> bool:
-    """Return whether TQ1_0 weights stay at 1.60 bits, and say so."""
-    instructions, _ = _kernel(_native(), kernel)
-    dense = kernel_choice.density(instructions).dense
-    progress(
-        "weights stay at 1.60 bits" if dense else "weights of 1.69 bits are repacked to 2.00, which is faster here"
-    )
+def _dense(file: GgufFile, kernel: str, progress: Callable[[str], None]) -> bool:
+    """Return whether ternary weights are kept at 1.60 bits, and say so."""
+    instructions, method = _kernel(_native(), kernel)
+    if file.dense:
+        dense = kernel_choice.density(instructions).dense
+        progress(
+            "weights stay at 1.60 bits" if dense else "weights of 1.69 bits are repacked to 2.00, which is faster here"
+        )
+        return dense
+    if not file.ternary or method != "auto" or kernel == REFERENCE:
+        return False
+    dense = kernel_choice.density(instructions).repacked
+    if dense:
+        progress("weights of 2 bits are repacked to 1.60, which answers faster here")
     return dense
 
 

@@ -23,7 +23,8 @@ from edge_nodes.language import rope
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.language.rope import Rope
 
-PACKED = ("Q4_0", "Q4_1", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0", "I2_S")  # kept as they are; ternary types at 2.00 bits
+TERNARY = ("TQ1_0", "TQ2_0", "I2_S")
+PACKED = ("Q4_0", "Q4_1", "Q6_K", "Q8_0", *TERNARY)  # kept as they are; ternary types at 1.60 or 2.00 bits
 CONVERTED = ("F32", "F16", "BF16")  # matrices become 8 bits per weight at load
 BITNET = ("bitnet", "bitnet-b1.58")
 ARCHITECTURES = ("llama", *BITNET)
@@ -270,6 +271,11 @@ class GgufFile:
     def dense(self) -> bool:
         """Return whether there are weights of less than 2 bits (TQ1_0)."""
         return any(t.tensor_type.name == "TQ1_0" for t in self.tensors.values())
+
+    @property
+    def ternary(self) -> bool:
+        """Return whether there are ternary weights."""
+        return any(t.tensor_type.name in TERNARY for t in self.tensors.values())
 
     def rows_of(self, tensor: Any) -> tuple[str, Any, int, float]:
         """Return a matrix as the kernels pack it: type, bytes (rows, bytes of a row), columns, scale of the tensor."""

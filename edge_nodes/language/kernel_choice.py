@@ -22,7 +22,9 @@ Found = TypeVar("Found", "Choice", "Density")
 TABLE_TOKENS = 32  # of a row of a look-up table
 MOST_ROWS, MOST_COLS = 1024, 2560  # of the weights that are measured, so that a slow board takes no longer than 0.1 s
 REPEATS = 3
-COPIES = 24  # of 2560 x 2560 weights, 40 MB at 2 bits: more than most caches hold
+COPIES = 40  # of 2560 x 2560 weights, 52 MB at 1.60 bits: more than most caches hold
+PROMPT_TOKENS = 64
+LEAST_GAIN, LEAST_PROMPT = 1.05, 0.85
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Density:
-    """What was measured for one token and weights at 1.60 and 2.00 bits, 10^9 multiply-adds a second."""
+    """What was measured for weights at 1.60 and 2.00 bits, 10^9 multiply-adds a second.
+
+    Attributes:
+        dense_gmacs, two_bit_gmacs: with one token, whose weights come from memory.
+        dense_prompt_gmacs, two_bit_prompt_gmacs: with the 64 tokens of a step of a prompt, by the faster method.
+    """
 
     dense_gmacs: float
     two_bit_gmacs: float
+    dense_prompt_gmacs: float
+    two_bit_prompt_gmacs: float
 
     @property
     def dense(self) -> bool:
-        """Return whether weights at 1.60 bits are no slower."""
+        """Return whether weights at 1.60 bits are no slower with one token."""
         return self.dense_gmacs >= self.two_bit_gmacs
+
+    @property
+    def repacked(self) -> bool:
+        """Return whether weights of 2 bits shall be packed at 1.60: answers gain clearly, prompts lose little."""
+        gain = self.dense_gmacs >= LEAST_GAIN * self.two_bit_gmacs
+        return gain and self.dense_prompt_gmacs >= LEAST_PROMPT * self.two_bit_prompt_gmacs
 
 
 def tune(model: Any) -> None:
@@ -94,7 +109,7 @@ def choices(shapes: Iterable[tuple[int, int]], kernel: str = "auto") -> list[Cho
 
 
 def density(kernel: str = "auto") -> Density:
-    """Return how fast one token is multiplied by weights at 1.60 and at 2.00 bits, measured now if it is not known.
+    """Return how fast tokens are multiplied by weights at 1.60 and at 2.00 bits, measured now if it is not known.
 
     Raises:
         ValueError: this processor has no such kernel.
@@ -107,11 +122,16 @@ def density(kernel: str = "auto") -> Density:
         seconds = native.time_products(copies, 1, kernel, "dot", 1, REPEATS if count > 1 else 1)
         return float(round(weights.rows * weights.cols * count / seconds / 1e9, 3))
 
+    def prompt_rate(dense: bool) -> float:
+        weights = native.random_ternary(MOST_ROWS, MOST_COLS, dense)
+        seconds = (native.time_products([weights], PROMPT_TOKENS, kernel, m, 1, REPEATS) for m in ("dot", "lut"))
+        return float(round(weights.rows * weights.cols * PROMPT_TOKENS / min(seconds) / 1e9, 3))
+
     def measure() -> Density:
-        found = Density(rate(True, 1), rate(False, 1))
-        if found.dense_gmacs < found.two_bit_gmacs / 3:  # memory cannot make up for that
-            return found
-        return Density(rate(True, COPIES), rate(False, COPIES))
+        one = (rate(True, 1), rate(False, 1))
+        if one[0] >= one[1] / 3:  # otherwise memory cannot make up for it
+            one = (rate(True, COPIES), rate(False, COPIES))
+        return Density(*one, prompt_rate(True), prompt_rate(False))
 
     with _Cache(kernel) as cache:
         return cache.get("density", Density, measure)

@@ -128,11 +128,60 @@ void tiles(const Matrix& w, int begin, int end, const TokenActivations& x, int n
     for (int tile = begin; tile < end; ++tile) run[std::min(tokens, n - t) - 1](w, tile, x, t, y, y_stride, add);
 }
 
+EDGE_INLINE __m512i bits(const __m512i& bytes, int mask) { return _mm512_and_si512(bytes, _mm512_set1_epi8(char(mask))); }
+
+// Of 4 dense lines, the 5 lines at 2 bits that are as long.
+EDGE_INLINE void two_bit_lines(const Trits (&t)[4], __m512i (&out)[5]) {
+  out[0] = t[0].four;
+  out[1] = _mm512_or_si512(t[0].fifth, bits(_mm512_slli_epi16(t[1].four, 2), 0xfc));
+  out[2] = _mm512_or_si512(bits(_mm512_srli_epi16(t[1].four, 6), 0x03), _mm512_slli_epi16(t[1].fifth, 2));
+  out[2] = _mm512_or_si512(out[2], bits(_mm512_slli_epi16(t[2].four, 4), 0xf0));
+  out[3] = _mm512_or_si512(bits(_mm512_srli_epi16(t[2].four, 4), 0x0f), _mm512_slli_epi16(t[2].fifth, 4));
+  out[3] = _mm512_or_si512(out[3], bits(_mm512_slli_epi16(t[3].four, 6), 0xc0));
+  out[4] = _mm512_or_si512(bits(_mm512_srli_epi16(t[3].four, 2), 0x3f), _mm512_slli_epi16(t[3].fifth, 6));
+}
+
+// A tile's codes as `Matrix` has them at 2 bits.
+void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
+  const __m512i low = _mm512_load_si512(pair_codes()), high = _mm512_load_si512(pair_codes() + 64);
+  const uint8_t* codes = w.tile_codes(tile);
+  const int lines = w.groups * 2, dense_lines = w.dense_lines();
+  for (int line = 0, dense = 0; dense < dense_lines; line += 5, dense += 4, codes += 512)
+    for (int half = 0; half < 2; ++half) {
+      Trits trits[4];
+      __m512i made[5];
+#pragma GCC unroll 4
+      for (int d = 0; d < 4; ++d) {
+        trits[d] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        if (dense + d < dense_lines) trits[d] = unpack(codes + d * 128 + half * 64, low, high);
+      }
+      two_bit_lines(trits, made);
+#pragma GCC unroll 5
+      for (int l = 0; l < 5; ++l)
+        if (line + l < lines)
+          _mm512_storeu_si512(out + (line + l) / 2 * 256 + half * 128 + (line + l) % 2 * 64, made[l]);
+    }
+}
+
+// With many tokens, unpacking a tile for all of them costs less than for a block of them at a time.
+void unpacked_tiles(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                    bool add, uint8_t* scratch) {
+  static const auto multiply = avx512_kernels().ternary_dot;
+  Matrix two = w.view();
+  two.dense = false;
+  two.codes.borrow(scratch, two.tile_bytes());
+  for (int tile = begin; tile < end; ++tile) {
+    two_bit_tile(w, tile, scratch);
+    multiply(two, 0, 1, x, n, y + tile * kTile, y_stride, add, scratch);
+  }
+}
+
 }  // namespace
 }  // namespace avx512vbmi
 
 void dense_dot_vbmi(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
-                    bool add, uint8_t*) {
+                    bool add, uint8_t* scratch) {
+  if (n > avx512vbmi::kTokens) return avx512vbmi::unpacked_tiles(w, begin, end, x, n, y, y_stride, add, scratch);
   constexpr int kCodeBytes = 256 * 1024;  // as in dot_ops.h
   const int step = std::max(1, int(kCodeBytes / w.tile_bytes()));
   for (int tile = begin; tile < end; tile += step)

@@ -184,7 +184,7 @@ void Model::use_ternary() {
 bool Model::set_matrix(const std::string& name, Source source, const uint8_t* data, size_t row_bytes, int rows,
                        int cols, float tensor_scale) {
   Matrix* matrix = checked_matrix(name, is_ternary(source), rows, cols);
-  if (matrix) matrix->pack(source, data, row_bytes, rows, cols, tensor_scale, config_.dense && source == Source::tq1_0);
+  if (matrix) matrix->pack(source, data, row_bytes, rows, cols, tensor_scale, config_.dense && is_ternary(source));
   return matrix != nullptr;
 }
 

@@ -27,7 +27,7 @@ struct ModelConfig {
   std::string kernel = "auto";
   bool bitnet = false;  // norms before the output projections, squared ReLU, halves of a head rotated together
   std::string method = "auto";  // of ternary products
-  bool dense = false;           // TQ1_0 weights stay at 1.60 bits
+  bool dense = false;           // ternary weights at 1.60 bits
   std::string cache = "f16";    // type of the key/value cache
   int whole_heads = 0, whole_hidden = 0;  // of the model that this one has a share of; 0: it is the whole
   int first_kv_head = 0, first_column = 0;  // where the share begins

@@ -155,6 +155,21 @@ void read_ternary(Source source, const uint8_t* p, int cols, uint8_t* codes, uin
   }
 }
 
+// Whether all blocks have the same scale, but for those that have only zero weights.
+bool one_scale(Source source, const uint8_t* data, size_t row_bytes, int rows, int cols) {
+  if (source != Source::tq1_0 && source != Source::tq2_0) return true;
+  const size_t bytes = source == Source::tq2_0 ? 66 : 54;  // the last two are the scale
+  uint16_t common = 0;
+  for (int r = 0; r < rows; ++r)
+    for (int b = 0; b < cols / kTernaryBlock; ++b) {
+      const uint16_t s = read_u16(data + row_bytes * size_t(r) + bytes * size_t(b + 1) - 2);
+      if (!(s & 0x7fffu)) continue;
+      if (common && s != common) return false;
+      common = s;
+    }
+  return true;
+}
+
 bool all_ternary(const uint8_t* codes, size_t count) {
   uint8_t largest = 0;
   for (size_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
@@ -259,7 +274,7 @@ Matrix Matrix::view() const {
 void Matrix::pack(Source source, const uint8_t* data, size_t row_bytes, int rows_in, int cols_in,
                   float tensor_scale, bool dense_in) {
   if (is_ternary(source)) {
-    shape_ternary(rows_in, cols_in, dense_in);
+    shape_ternary(rows_in, cols_in, dense_in && one_scale(source, data, row_bytes, rows_in, cols_in));
     return pack_ternary(source, data, row_bytes, tensor_scale);
   }
   rows = rows_in;
@@ -320,11 +335,14 @@ void Matrix::pack_row(int row, const uint8_t* row_codes) {
       write_codes(tile + size_t(g) * group_bytes(), bits, row % kTile, row_codes + g * kGroup);
     return;
   }
-  static const int powers[] = {1, 3, 9, 27, 81};
-  uint8_t* bytes = tile + row % kTile * 4;
-  for (int k = 0; k < dense_lines() * kDenseColumns; ++k) {
-    const int code = k < groups * kGroup ? row_codes[k] : 1;
-    bytes[k / kDenseColumns * kTile * 4 + k % 4] += uint8_t(code * powers[k % kDenseColumns / 4]);
+  for (int line = 0; line < dense_lines(); ++line) {
+    uint8_t line_codes[kDenseColumns];
+    const int count = std::min(kDenseColumns, groups * kGroup - line * kDenseColumns);
+    std::memset(line_codes, 1, sizeof line_codes);
+    std::memcpy(line_codes, row_codes + line * kDenseColumns, size_t(count));
+    uint32_t sums = 0;  // 4 bytes, none above 242
+    for (int i = kDenseColumns - 4; i >= 0; i -= 4) sums = sums * 3 + load_word<uint32_t>(line_codes + i);
+    store_word(tile + line * kTile * 4 + row % kTile * 4, sums);
   }
 }
 
@@ -338,7 +356,6 @@ int Matrix::code(int row, int k) const {
 void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, float tensor_scale) {
   const bool blocked = source == Source::tq1_0 || source == Source::tq2_0;
   const int count = blocks();
-  if (dense) std::memset(codes.data(), 0, codes.bytes());  // digits are added one by one
   if (blocked) scales.resize_zero(size_t(tiles) * count * kTile);
   std::vector<uint8_t> row(size_t(groups) * kGroup, 1);
   std::vector<uint16_t> row_scales(size_t(count), 0);
@@ -362,7 +379,6 @@ void Matrix::pack_ternary(Source source, const uint8_t* data, size_t row_bytes, 
       }
     }
   }
-  if (dense && !equal) return pack(source, data, row_bytes, rows, cols, tensor_scale);
   scale = blocked ? half_to_float(common) : tensor_scale;
   if (blocked && equal) scales.resize(0);
 }

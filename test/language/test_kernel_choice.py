@@ -23,8 +23,14 @@ def test_tables_are_taken_from_where_they_cost_less():
     assert Choice(1, 1, dot_gmacs=100.0, lut_gmacs=200.0).tables_from == 16
     assert Choice(1, 1, dot_gmacs=200.0, lut_gmacs=100.0).tables_from > kernel_choice.TABLE_TOKENS
     assert Choice(1, 1, dot_gmacs=1.0, lut_gmacs=1000.0).tables_from == 2  # one token has a path of its own
-    assert Density(2.0, 1.0).dense
-    assert not Density(1.0, 2.0).dense
+    assert Density(2.0, 1.0, 1.0, 9.0).dense
+    assert not Density(1.0, 2.0, 9.0, 1.0).dense
+
+
+def test_two_bits_become_fewer_where_answers_gain_and_prompts_lose_little():
+    assert Density(1.2, 1.0, 0.9, 1.0).repacked
+    assert not Density(1.2, 1.0, 0.6, 1.0).repacked
+    assert not Density(1.01, 1.0, 1.0, 1.0).repacked
 
 
 @pytest.mark.parametrize("kernel", native.supported_kernels())
@@ -70,7 +76,7 @@ def test_weights_of_less_than_two_bits_are_kept_where_that_is_no_slower(tmp_path
     write_bitnet(tmp_path / "m.gguf", "TQ1_0", seed=7)
     tokens = np.arange(45, dtype=np.int32) % 20
     results, sizes = [], []
-    for found, words in ((Density(2.0, 1.0), "1.60"), (Density(1.0, 2.0), "2.00")):
+    for found, words in ((Density(2.0, 1.0, 1.0, 9.0), "1.60"), (Density(1.0, 2.0, 9.0, 1.0), "2.00")):
         monkeypatch.setattr(kernel_choice, "density", lambda _, found=found: found)
         said = []
         model = load(tmp_path / "m.gguf", progress=said.append).model
@@ -79,6 +85,23 @@ def test_weights_of_less_than_two_bits_are_kept_where_that_is_no_slower(tmp_path
         sizes.append(model.weight_bytes)
     np.testing.assert_array_equal(results[0], results[1])
     assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("kind", ["TQ2_0", "I2_S"])
+def test_weights_of_two_bits_are_repacked_where_that_pays(tmp_path, monkeypatch, kind):
+    write_bitnet(tmp_path / "m.gguf", kind, seed=7)
+    tokens = np.arange(45, dtype=np.int32) % 20
+    results, sizes = [], {}
+    for pays, kernel in ((True, "auto"), (False, "auto"), (True, "lut"), (True, "reference")):
+        found = Density(2.0, 1.0, 1.0, 1.0) if pays else Density(1.0, 2.0, 1.0, 1.0)
+        monkeypatch.setattr(kernel_choice, "density", lambda _, found=found: found)
+        model = load(tmp_path / "m.gguf", kernel=kernel).model
+        results.append(model.forward(tokens, 0, all=True))
+        sizes[pays, kernel] = model.weight_bytes
+    for other in results[1:3]:
+        np.testing.assert_array_equal(results[0], other)
+    np.testing.assert_allclose(results[0], results[3], rtol=1e-3, atol=1e-3)
+    assert sizes[True, "auto"] < sizes[False, "auto"] == sizes[True, "lut"] == sizes[True, "reference"]
 
 
 def test_the_reference_can_be_forced(tmp_path):
