@@ -17,7 +17,7 @@ LOSS = 0.5
 """Points of word error rate over the last exit's that a threshold may cost."""
 USABLE = 25.0
 """Word error rate, %, that the earliest exit of an overloaded node may have."""
-WORDS_GRID = (*np.round(np.arange(0.6, 0.88, 0.025), 3).tolist(), 1.0)
+WORDS_GRID = (0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8, 0.85, 1.0)
 """Thresholds of the policy `words`; each is a pass over the clips."""
 _GRID = tuple(np.round(np.arange(0.5, 1.001, 0.005), 3).tolist())
 POLICIES = ("words", "confidence", "entropy")

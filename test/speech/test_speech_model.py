@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 
@@ -10,6 +14,7 @@ from edge_nodes.errors import ModelError, State
 from edge_nodes.models import write_manifest
 from edge_nodes.speech import SpeechModel
 from edge_nodes.speech.alphabet import SYMBOLS
+from edge_nodes.speech.clips import normalise
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import Encoder, Shape
@@ -69,6 +74,22 @@ def test_words_that_are_sure_leave_before_the_others(encoder, tmp_path):
     model.__dict__["costs"] = costs
     model.recognise(samples, leave)
     assert costs.until(2) == costs.until(1) > 0  # a part does not tell what a layer costs
+
+
+def test_the_demos_orders_come_out_right_for_less():
+    from edge_nodes.speech.lexicon import Lexicon
+
+    model, spent, all_of_it = SpeechModel("speech/splitformer", lexicon=Lexicon()), 0.0, 0.0
+    last, by_words = (policy(ExitConfig(policy=name), 4, model.calibration) for name in ("fixed", "words"))
+    folder = Path(__file__).parents[2] / "config" / "demo"
+    for clip in json.loads((folder / "demo.json").read_text())["speech"]:
+        samples, _ = soundfile.read(folder / clip["file"], dtype="float32")
+        whole, parts = (model.recognise(samples, leave) for leave in (last, by_words))
+        assert whole.text == parts.text == normalise(clip["text"])
+        all_of_it += whole.cost["encoder_gflop"]
+        spent += parts.cost["encoder_gflop"]
+        assert sum(parts.shares) == pytest.approx(1)
+    assert spent < 0.9 * all_of_it
 
 
 def test_a_word_is_less_sure_the_less_likely_it_is(encoder, tmp_path):

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the shipped weights from a checkpoint: python -m train.speech.export CHECKPOINT --out FOLDER."""
+"""Write the shipped weights: python -m train.speech.export CHECKPOINT[:weight] ... --out FOLDER.
+
+Of several checkpoints of one training, in order, the weighted mean of their averaged weights (model soup, arXiv
+2203.05482).
+"""
 
 from __future__ import annotations
 
@@ -29,14 +33,22 @@ def quantise(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
+def mean(states: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:
+    """Return the weighted mean of each tensor."""
+    shares = [weight / sum(weights) for weight in weights]
+    return {name: sum(s * state[name] for s, state in zip(shares, states, strict=True)) for name in states[0]}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--out", type=Path, default=models.SHIPPED / "speech" / "splitformer")
     args = parser.parse_args()
-    saved = torch.load(args.checkpoint)
+    named = [name.partition(":") for name in args.checkpoints]
+    saved = [torch.load(path) for path, _, _ in named]
+    average = mean([each["average"] for each in saved], [float(weight or 1) for _, _, weight in named])
     args.out.mkdir(parents=True, exist_ok=True)
-    save_file(quantise(saved["average"]), args.out / "encoder.safetensors")
+    save_file(quantise(average), args.out / "encoder.safetensors")
     models.write_manifest(
         args.out,
         "encoder.safetensors",
@@ -47,7 +59,7 @@ def main() -> None:
         shape=Shape().to_dict(),
         symbols=SYMBOLS[1:],
         sample_rate_hz=16000,
-        steps=saved["step"],
+        steps=saved[-1]["step"],
     )
 
 
