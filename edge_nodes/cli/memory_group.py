@@ -54,6 +54,11 @@ class MemoryGroup:
         """Return the most memory that the group has held."""
         return int((self.folder / _FILES[self.version][2]).read_text())
 
+    def clear_peak(self) -> None:
+        """Let the peak begin anew; cgroup v2 cannot for all readers, there it counts from the start."""
+        if self.version == 1:
+            (self.folder / _FILES[self.version][2]).write_text("0")
+
     def held_bytes(self) -> int:
         """Return the memory that the group holds now."""
         return int((self.folder / _FILES[self.version][3]).read_text())

@@ -242,6 +242,8 @@ def _hold(case: Case, budget_mb: int, group: MemoryGroup | None) -> dict[str, An
     before, own, charged = process.memory_info().rss, _status("RssAnon"), group.held_bytes() if group else 0
     start = _status("VmHWM") - _status("RssFile")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    if group:
+        group.clear_peak()
     model = make_model(directory.sizes, CONTEXT, slots=1, kv_cache="f16", threads=THREADS, kernel="auto")
     if budget_mb:
         model = stream(directory, model, memory_budget_mb=budget_mb)
