@@ -323,7 +323,7 @@ def _open(
     progress(f"reading {found.path.name}")
     file = gguf_file.GgufFile(found.path, found.manifest.get("metadata"))
     tokenizer = Tokenizer(file.metadata)
-    options["dense"] = _dense(file, options["kernel"], progress)
+    options["dense"] = _dense(file, options["kernel"], options["slots"], progress)
     try:
         model = make(file.sizes(), file.number("context_length", math.inf))
     except (ValueError, TypeError) as error:
@@ -387,7 +387,7 @@ def _kernel(native: Any, kernel: str) -> tuple[str, str]:
     return ("auto", kernel) if kernel in METHODS else (kernel, "auto")
 
 
-def _dense(file: GgufFile, kernel: str, progress: Callable[[str], None]) -> bool:
+def _dense(file: GgufFile, kernel: str, slots: int, progress: Callable[[str], None]) -> bool:
     """Return whether ternary weights are kept at 1.60 bits, and say so."""
     instructions, method = _kernel(_native(), kernel)
     if file.dense:
@@ -396,7 +396,8 @@ def _dense(file: GgufFile, kernel: str, progress: Callable[[str], None]) -> bool
             "weights stay at 1.60 bits" if dense else "weights of 1.69 bits are repacked to 2.00, which is faster here"
         )
         return dense
-    if not file.ternary or method != "auto" or kernel == REFERENCE:
+    # Of what the caches hold, and for several sequences together, two bits are the faster ones.
+    if file.ternary_weights < kernel_choice.FROM_MEMORY or slots > 1 or method != "auto" or kernel == REFERENCE:
         return False
     dense = kernel_choice.density(instructions).repacked
     if dense:

@@ -273,9 +273,9 @@ class GgufFile:
         return any(t.tensor_type.name == "TQ1_0" for t in self.tensors.values())
 
     @property
-    def ternary(self) -> bool:
-        """Return whether there are ternary weights."""
-        return any(t.tensor_type.name in TERNARY for t in self.tensors.values())
+    def ternary_weights(self) -> int:
+        """Return how many weights are ternary."""
+        return sum(int(np.prod(t.shape)) for t in self.tensors.values() if t.tensor_type.name in TERNARY)
 
     def rows_of(self, tensor: Any) -> tuple[str, Any, int, float]:
         """Return a matrix as the kernels pack it: type, bytes (rows, bytes of a row), columns, scale of the tensor."""

@@ -23,6 +23,7 @@ TABLE_TOKENS = 32  # of a row of a look-up table
 MOST_ROWS, MOST_COLS = 1024, 2560  # of the weights that are measured, so that a slow board takes no longer than 0.1 s
 REPEATS = 3
 COPIES = 40  # of 2560 x 2560 weights, 52 MB at 1.60 bits: more than most caches hold
+FROM_MEMORY = COPIES * 2560 * 2560  # so many weights are not in the caches when they are needed again
 PROMPT_TOKENS = 64
 LEAST_GAIN, LEAST_PROMPT = 1.05, 0.85
 

@@ -91,6 +91,10 @@ def test_weights_of_less_than_two_bits_are_kept_where_that_is_no_slower(tmp_path
 def test_weights_of_two_bits_are_repacked_where_that_pays(tmp_path, monkeypatch, kind):
     write_bitnet(tmp_path / "m.gguf", kind, seed=7)
     tokens = np.arange(45, dtype=np.int32) % 20
+    monkeypatch.setattr(kernel_choice, "density", lambda _: Density(2.0, 1.0, 1.0, 1.0))
+    cached = load(tmp_path / "m.gguf").model.weight_bytes  # the caches hold it
+    monkeypatch.setattr(kernel_choice, "FROM_MEMORY", 1)
+    assert load(tmp_path / "m.gguf", slots=2).model.weight_bytes == cached
     results, sizes = [], {}
     for pays, kernel in ((True, "auto"), (False, "auto"), (True, "lut"), (True, "reference")):
         found = Density(2.0, 1.0, 1.0, 1.0) if pays else Density(1.0, 2.0, 1.0, 1.0)
@@ -101,7 +105,7 @@ def test_weights_of_two_bits_are_repacked_where_that_pays(tmp_path, monkeypatch,
     for other in results[1:3]:
         np.testing.assert_array_equal(results[0], other)
     np.testing.assert_allclose(results[0], results[3], rtol=1e-3, atol=1e-3)
-    assert sizes[True, "auto"] < sizes[False, "auto"] == sizes[True, "lut"] == sizes[True, "reference"]
+    assert sizes[True, "auto"] < cached == sizes[False, "auto"] == sizes[True, "lut"] == sizes[True, "reference"]
 
 
 def test_the_reference_can_be_forced(tmp_path):
