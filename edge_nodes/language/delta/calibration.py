@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 LENGTHS = ((512, 1, 0), (128, 4, 2), (40, 10, 6))  # tokens, captured prompts, and how many in each head's pass
 CHECKED = 512  # tokens of each piece that a level is checked on
-LEVELS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+LEVELS = (0.4, 0.5, 0.56, 0.6, 0.65, 0.7, 0.75, 0.8)
 GRID = np.geomspace(0.12, 12.0, 36)  # thresholds tried; the least keeps codes in range
 _TRIED, _NEGLIGIBLE = 0.7, 0.1  # sparsity of the head that is measured, theta of the others
 _LEAST, _LAYERS_SHARE = 0.05, 0.5  # of the median; of its layer in what is taken for a head
