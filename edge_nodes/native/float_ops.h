@@ -134,6 +134,13 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
   }
 }
 
+static void squared_relu(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += kFloats) {
+    const Vec g = larger(load(gate + i), Vec{});
+    store(y + i, g * g * load(up + i));
+  }
+}
+
 constexpr int kChains = kFloats == 16 ? 12 : 8;  // sums in registers that hide the latency of a multiply-add
 constexpr int kMixKeys = 256;                    // keys whose values stay in the cache for all columns
 

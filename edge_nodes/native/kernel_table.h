@@ -10,9 +10,9 @@ namespace edge {
 // `dense` multiplies dense codes.
 #define EDGE_KERNELS(name, ns, lut_from, dense)                                                              \
   Kernels {                                                                                                  \
-    name, ns::multiply, ns::quantise, ns::rms_norm, ns::swiglu, ns::attend, ns::to_half, ns::statistics,     \
-        ns::kTernaryTokens, lut_from, ns::quantise_token, ns::ternary_dot, ns::ternary_lut, dense,           \
-        ns::dense_lut, ns::product_peak, ns::table_rows, ns::read_memory                                     \
+    name, ns::multiply, ns::quantise, ns::rms_norm, ns::swiglu, ns::squared_relu, ns::attend, ns::to_half,   \
+        ns::statistics, ns::kTernaryTokens, lut_from, ns::quantise_token, ns::ternary_dot, ns::ternary_lut,  \
+        dense, ns::dense_lut, ns::product_peak, ns::table_rows, ns::read_memory                              \
   }
 
 // That of an instruction set that has only products of its own.

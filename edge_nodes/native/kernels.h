@@ -215,6 +215,7 @@ struct Kernels {
   void (*quantise)(const float* x, int groups, int8_t* q, float* scale, int32_t* sum, float* scaled_sum);
   void (*rms_norm)(const float* x, const float* weight, int n, int padded, float eps, float* y);
   void (*swiglu)(const float* gate, const float* up, int n, float* y);
+  void (*squared_relu)(const float* gate, const float* up, int n, float* y);
   void (*attend)(const Attention& a);
   void (*to_half)(const float* x, int n, uint16_t* y);
   Statistics (*statistics)(const float* logits, int n);

@@ -50,13 +50,6 @@ float squares(const float* x, int n) {
   return sums[0];
 }
 
-void squared_relu(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; ++i) {
-    const float g = gate[i] > 0.0f ? gate[i] : 0.0f;
-    y[i] = g * g * up[i];
-  }
-}
-
 }  // namespace
 
 Model::Model(const ModelConfig& config)
@@ -491,7 +484,7 @@ void Model::feed_forward(const Block& block, int n) {
     const size_t at = size_t(t) * hidden_;
     float* active = gate_.data() + at;  // in the place of what it is made of
     if (config_.bitnet)
-      squared_relu(active, up_.data() + at, hidden_, active);
+      kernels_.squared_relu(active, up_.data() + at, hidden_, active);
     else
       kernels_.swiglu(active, up_.data() + at, hidden_, active);
   });
