@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,11 @@ def smollm2_path() -> Path:
         except ModelError as error:
             pytest.skip(f"{name} cannot be installed: {error}")
     return models.find(name).path
+
+
+@pytest.fixture
+def port() -> int:
+    """A TCP port of this host that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

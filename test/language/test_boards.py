@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,13 +34,6 @@ def shards(make_model, tmp_path_factory):
     source = make_model(folder / "model.gguf")
     convert(source, folder / "shards", shares=(1, 1))
     return source, folder / "shards"
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -77,46 +77,21 @@ class World:
         return messages
 
     def call(self, kind, name, request, timeout_s=30.0):
-        client = self.client(kind, name, timeout_s / 3)
-        if client is None:
-            return self.call_anew(kind, name, request, timeout_s)
+        client = self.client(kind, name, timeout_s)
         future = client.call_async(request)
         self.wait(future.done, timeout_s, f"an answer of {name}")
         return future.result()
 
     def client(self, kind, name, timeout_s):
-        """One client a service, as each new one must be discovered; None if it does not become ready."""
+        """One client a service, as each new one must be discovered."""
         if name not in self.clients:
             self.clients[name] = self.tester.create_client(kind, name)
-        if self.clients[name].wait_for_service(timeout_s):
-            return self.clients[name]
-        self.tester.destroy_client(self.clients.pop(name))
-        return None
+        assert self.clients[name].wait_for_service(timeout_s), f"no service {name} in {timeout_s} s; {self.seen(name)}"
+        return self.clients[name]
 
-    def call_anew(self, kind, name, request, timeout_s):
-        """Call from a DDS participant of its own.
-
-        Fast DDS calls a server ready only if as many readers of the requests as writers of the answers are known;
-        one lost or left over in a participant's view of the graph hides the server from that participant for good.
-        """
-        context = rclpy.Context()
-        rclpy.init(context=context)
-        node = rclpy.create_node("second_tester", context=context)
-        try:
-            client = node.create_client(kind, name)
-            ready = client.wait_for_service(timeout_s / 3)
-            future = client.call_async(request)
-            executor = rclpy.executors.SingleThreadedExecutor(context=context)
-            rclpy.spin_until_future_complete(node, future, executor, timeout_s / 3)
-            seen = "; ".join(self.seen_of(n, name) for n in (self.tester, node))
-            assert future.done(), f"no answer of {name}, ready: {ready}; seen by the tester, and anew: {seen}"
-            return future.result()
-        finally:
-            node.destroy_node()
-            rclpy.shutdown(context=context)
-
-    def seen_of(self, node, service):
-        """Return what `node` sees of a service, for the message of a failure."""
+    def seen(self, service):
+        """Return who takes part in a service; Fast DDS calls it ready only if as many read requests as answer."""
+        node = self.tester
         ends = node.get_publishers_info_by_topic, node.get_subscriptions_info_by_topic
         topics = f"rr/{service}Reply", f"rq/{service}Request"
         answer, read = ([e.node_name for e in of(t, no_mangle=True)] for of, t in zip(ends, topics, strict=True))

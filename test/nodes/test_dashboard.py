@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
 
 import numpy as np
@@ -21,12 +20,9 @@ pytest.importorskip("viser", reason="needs the [dashboard] extra")
 FIELDS = [{"name": n, "offset": 4 * i, "datatype": 7, "count": 1} for i, n in enumerate("xyz")]
 
 
-def test_page_and_drawing(world, monkeypatch):
+def test_page_and_drawing(world, port, monkeypatch):
     from edge_nodes.nodes.dashboard_node import DashboardNode
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     node = world.add(DashboardNode(context=world.context, parameter_overrides=[Parameter("port", value=port)]))
     assert world.change("dashboard_node", "configure")
     assert world.change("dashboard_node", "activate")

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -84,13 +83,6 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launched")
     convert(write_gguf(folder / "small.gguf", context=2048), folder / "shards", shares=(1, 1))
     return folder / "shards"
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
