@@ -7,7 +7,7 @@ import json
 
 import jsonschema
 import pytest
-from test_language_pipeline import OUTPUTS, SECOND, message, scene, speech
+from robot_messages import OUTPUTS, SECOND, message, scene, speech
 
 from edge_nodes import parameters
 from edge_nodes.errors import State

@@ -5,33 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fused_runs import compare, run_all
 from small_bitnet import write_bitnet
 
 from edge_nodes.language import SamplingConfig, load
 from edge_nodes.language.blocks.convert import convert
 from edge_nodes.language.config import FusionConfig
-from edge_nodes.language.fusion.loop import FusionEngine
 from edge_nodes.language.fusion.plan import ARRANGEMENTS
-
-
-def run_all(engine, requests, config, *, arrivals):
-    """Submit request i once `arrivals[i]` steps were made; return the handles."""
-    fused, handles, step = FusionEngine(engine.model, engine.tokenizer, config), [], 0
-    while len(handles) < len(requests) or fused.requests():
-        while len(handles) < len(requests) and arrivals[len(handles)] <= step:
-            prompt, sampling, count = requests[len(handles)]
-            handles.append(fused.submit(prompt, sampling, max_new_tokens=count))
-        fused.step()
-        step += 1
-    return handles, fused.metrics
-
-
-def compare(engine, requests, handles):
-    for handle, (prompt, sampling, count) in zip(handles, requests, strict=True):
-        engine.reset()
-        assert [t.id for t in engine.generate(prompt, sampling, max_new_tokens=count) if t.id >= 0] == list(
-            handle.answer
-        )
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "TQ2_0"])

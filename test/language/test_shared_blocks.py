@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fused_runs import compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fusion_models import compare
 
 from edge_nodes.language import SamplingConfig, load
 from edge_nodes.language.config import FusionConfig
