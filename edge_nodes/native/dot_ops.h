@@ -399,13 +399,7 @@ static void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
 
 [[maybe_unused]] static void dense_dot(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y,
                                        int y_stride, bool add, uint8_t* scratch) {
-  Matrix tile = w.view();
-  tile.dense = false;
-  tile.codes.borrow(scratch, tile.tile_bytes());
-  for (int i = begin; i < end; ++i) {
-    two_bit_tile(w, i, scratch);
-    ternary_dot(tile, 0, 1, x, n, y + i * kTile, y_stride, add, scratch);
-  }
+  multiply_unpacked(w, begin, end, x, n, y, y_stride, add, scratch, two_bit_tile, ternary_dot);
 }
 
 // --- the bound of the above, for measurements ---

@@ -255,6 +255,19 @@ inline int block_tokens(int n, int most) {
   const int count = (n + most - 1) / most;
   return (n + count - 1) / count;
 }
+// Products of dense codes for many tokens: `unpack` writes a tile's codes at 2 bits into `scratch`, `multiply` uses them for
+// all tokens.
+template <typename Unpack, typename Multiply>
+void multiply_unpacked(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
+                       bool add, uint8_t* scratch, Unpack* unpack, Multiply* multiply) {
+  Matrix two = w.view();
+  two.dense = false;
+  two.codes.borrow(scratch, two.tile_bytes());
+  for (int tile = begin; tile < end; ++tile) {
+    unpack(w, tile, scratch);
+    multiply(two, 0, 1, x, n, y + tile * kTile, y_stride, add, scratch);
+  }
+}
 // Fills `blocked` for tokens [begin, end), which are a block; fills `columns` for the 32 tokens from `begin`.
 void block_activations(const TokenActivations& x, int begin, int end);
 void column_activations(const TokenActivations& x, int begin, int end);

@@ -163,25 +163,14 @@ void two_bit_tile(const Matrix& w, int tile, uint8_t* out) {
     }
 }
 
-// With many tokens, unpacking a tile for all of them costs less than for a block of them at a time.
-void unpacked_tiles(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
-                    bool add, uint8_t* scratch) {
-  static const auto multiply = avx512_kernels().ternary_dot;
-  Matrix two = w.view();
-  two.dense = false;
-  two.codes.borrow(scratch, two.tile_bytes());
-  for (int tile = begin; tile < end; ++tile) {
-    two_bit_tile(w, tile, scratch);
-    multiply(two, 0, 1, x, n, y + tile * kTile, y_stride, add, scratch);
-  }
-}
-
 }  // namespace
 }  // namespace avx512vbmi
 
 void dense_dot_vbmi(const Matrix& w, int begin, int end, const TokenActivations& x, int n, float* y, int y_stride,
                     bool add, uint8_t* scratch) {
-  if (n > avx512vbmi::kTokens) return avx512vbmi::unpacked_tiles(w, begin, end, x, n, y, y_stride, add, scratch);
+  if (n > avx512vbmi::kTokens)  // then unpacking a tile for all of them costs less than for a block of them at a time
+    return multiply_unpacked(w, begin, end, x, n, y, y_stride, add, scratch, avx512vbmi::two_bit_tile,
+                             avx512_kernels().ternary_dot);
   constexpr int kCodeBytes = 256 * 1024;  // as in dot_ops.h
   const int step = std::max(1, int(kCodeBytes / w.tile_bytes()));
   for (int tile = begin; tile < end; tile += step)

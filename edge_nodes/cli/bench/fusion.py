@@ -21,6 +21,7 @@ from edge_nodes import models
 from edge_nodes.cli import figures, llama_cpp
 from edge_nodes.cli.bench import fusion_loads as loads
 from edge_nodes.cli.bench.fusion_loads import PROMPT, STATIC, Endless, Load, Run
+from edge_nodes.cli.bench.machine_bounds import token_bounds
 from edge_nodes.cli.figures import target
 from edge_nodes.language.config import FusionConfig
 from edge_nodes.language.fusion.pace import StepCosts
@@ -263,13 +264,7 @@ def _row(load: str, way: str, run: Run, tokens: int, solo_s: float) -> dict[str,
 
 def _bound(engine: Any, path: Path) -> dict[str, float]:
     """Return what the machine's memory and int8 products allow an iteration of 1 and of all rows, beside it."""
-    from edge_nodes.language.gguf_file import GgufFile
-    from edge_nodes.native import _kernels as native
-
-    macs = sum(int(np.prod(t.shape)) for t in GgufFile(path).tensors.values() if len(t.shape) == 2)
-    peak = native.product_peak(engine.kernel, THREADS, 3)
-    memory = native.memory_bandwidth(engine.kernel, THREADS, 1)
-    read_s, product_s = engine.model.weight_bytes / memory, macs / peak
+    product_s, read_s = token_bounds(engine, path, THREADS)
     found = {"weights_read_ms": read_s * 1e3, "products_a_row_ms": product_s * 1e3}
     for rows in (1, loads.REQUESTS):
         found[f"iteration_{rows}_rows_bound_ms"] = max(read_s, rows * product_s) * 1e3

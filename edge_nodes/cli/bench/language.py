@@ -20,6 +20,7 @@ from rich.console import Console
 
 from edge_nodes import models
 from edge_nodes.cli import figures, llama_cpp
+from edge_nodes.cli.bench.machine_bounds import token_bounds
 from edge_nodes.cli.figures import target
 from edge_nodes.cli.processes import BenchError, in_process, seconds
 
@@ -175,7 +176,8 @@ def _rates(case: Case, threads: int) -> dict[str, Any]:
         peer = llama_cpp.LlamaCpp(Path(case.path), threads=threads, context=context)
     best: dict[str, tuple[float, float]] = {}
     for _ in range(case.rounds):
-        _note(best, "bound", _bounds(case.path, ours, threads))
+        product_s, read_s = token_bounds(ours, Path(case.path), threads, part="blk.")
+        _note(best, "bound", (1 / product_s, 1 / read_s))
         _note(best, "ours", _own_rates(ours, prompt, case.decode))
         if peer is not None:
             _note(best, "llama", peer.rates(prompt, case.decode))
@@ -203,18 +205,6 @@ def _own_rates(engine: Any, prompt: list[int], decode: int) -> tuple[float, floa
     for _ in range(decode):
         logits = engine.step(int(logits.argmax()))
     return len(prompt) / prefill_s, decode / (time.perf_counter() - begin)
-
-
-def _bounds(path: str, engine: Any, threads: int) -> tuple[float, float]:
-    """Return the tokens a second that this machine's int8 products and its memory allow."""
-    from edge_nodes.language.gguf_file import GgufFile
-    from edge_nodes.native import _kernels as native
-
-    matrices = [t for t in GgufFile(Path(path)).tensors.values() if len(t.shape) == 2 and t.name.startswith("blk.")]
-    macs = sum(int(np.prod(t.shape)) for t in matrices)
-    peak = native.product_peak(engine.kernel, threads, 3)
-    memory = native.memory_bandwidth(engine.kernel, threads, 1)
-    return peak / macs, memory / engine.model.weight_bytes
 
 
 def _memory(case: Case) -> dict[str, Any]:
