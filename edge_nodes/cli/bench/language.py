@@ -155,7 +155,10 @@ def _large(console: Console, quick: bool) -> Case:
 
     shape, name = SHAPES["bitnet-2b"], "BitNet-2B shape"
     if quick:
-        shape, name = replace(shape, layers=2, vocabulary=49152), f"{name}, 2 of 30 layers, 49,152 words"
+        # As small a part of the head as of the layers.
+        layers, words = 2, round(shape.vocabulary * 2 / shape.layers / 64) * 64
+        name = f"{name}, {layers} of {shape.layers} layers, {words:,} words"
+        shape = replace(shape, layers=layers, vocabulary=words)
     path = random_model(console, shape)
     return Case(name, str(path), 128, 16 if quick else 32, 1 if quick else 3, 5.0, 2.0)
 
