@@ -16,7 +16,7 @@ from edge_nodes.cli.figures import DataError, show_table
 from edge_nodes.language import load
 from edge_nodes.language.attention import Calibration, calibration_path, model_hash
 from edge_nodes.language.delta.calibration import calibrate as calibrate_model
-from edge_nodes.language.evaluation.likelihood import read_whole
+from edge_nodes.language.evaluation.tasks import read_whole
 
 
 def calibrate(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -51,3 +52,22 @@ def test_targets_compare_with_dense_at_the_wanted_sparsity():
     values = [t["value"] for t in found.values()]
     assert values == pytest.approx([1.5, -1.0, 0.63, 0.63, 1.0, 0.58, 5.0 - (0.5 + 0.7)])
     assert [t["met"] for t in found.values()] == [True, False, True, True, True, True, True]
+
+
+def test_one_setting_stands_for_all_tasks():
+    found = SimpleNamespace(levels=[{"sparsity": x} for x in (0.5, 0.58, 0.62, 0.7)], theta=lambda level: level)
+    of = eval_delta.settings(found, quick=False)
+    shares = [setting.sparsity for setting in of]
+    assert eval_delta.headline(of, shares, 0.6).theta == 2
+    assert eval_delta.headline(of, shares, 0.57).theta == 1
+    assert eval_delta.headline(of, shares, 0.9).theta == 3
+    without = eval_delta.settings(None, quick=False)
+    assert eval_delta.headline(without, [0.0, 0.3, 0.61, 0.5, 0.7], 0.6).label == "theta 0.7"
+    assert eval_delta.headline(of[:1], [0.0], 0.6) is None
+
+
+def test_reading_is_told_by_whether_there_is_an_answer():
+    scores = {("dense", "squad_v2"): [1.0, 0.0, 0.5], ("theta 1", "squad_v2"): [1.0, 1.0, 1.0]}
+    eval_delta.with_parts(scores, [True, False, True, True])
+    found = {row["task"]: row["points"] for row in eval_delta.changes(scores)}
+    assert found == pytest.approx({"squad_v2": 50.0, "squad_v2, answerable": 25.0, "squad_v2, unanswerable": 100.0})

@@ -14,7 +14,7 @@ from edge_nodes.cli.app import app
 from edge_nodes.cli.eval import delta as eval_delta
 from edge_nodes.language.attention import Calibration
 from edge_nodes.language.delta import calibration
-from edge_nodes.language.evaluation import likelihood
+from edge_nodes.language.evaluation import tasks
 from edge_nodes.language.synthetic import Shape, write_model
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
@@ -41,7 +41,7 @@ def test_other_models_are_calibrated_and_evaluated(tmp_path, monkeypatch, archit
         (calibration, "CHECKED", 64),
         (calibration, "LENGTHS", ((96, 1, 1), (32, 2, 1))),
         (calibration, "LEVELS", (0.3, 0.6)),
-        (likelihood, "STRIDE", 128),
+        (tasks, "STRIDE", 128),
         (eval_delta, "STRIDE", 128),
     ):
         monkeypatch.setattr(module, name, value)

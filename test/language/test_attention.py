@@ -13,7 +13,8 @@ from edge_nodes.language import attention, load
 from edge_nodes.language.config import DeltaConfig, FusionConfig
 from edge_nodes.language.delta import calibration as delta_calibration
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
+from edge_nodes.language.evaluation.likelihood import Evaluator
+from edge_nodes.language.evaluation.tally import Tally
 from edge_nodes.language.fusion.loop import FusionEngine
 
 TOKENS = [(7 * i * i + 3 * i) % 250 + 3 for i in range(150)]

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edge_nodes.language import attention, load
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation import likelihood as evaluation
-from edge_nodes.language.evaluation.likelihood import Choice, Evaluator, LastWord, Tally
+from edge_nodes.language.evaluation import tasks
+from edge_nodes.language.evaluation.likelihood import Choice, Evaluator, LastWord, perplexity_of
 from edge_nodes.language.evaluation.question_answering import exact, f1, normalise
+from edge_nodes.language.evaluation.reading import ANSWER_TOKENS, Reader, Reading
+from edge_nodes.language.evaluation.tally import Tally
 
 
 def test_normalised_answers():
@@ -67,7 +70,7 @@ def test_choices_and_last_words_by_a_model_that_knows_the_alphabet():
     assert tally.scores == [1.0, 1.0, 1.0, 1.0, 0.0]
     text = Tally()
     evaluator.perplexity([0, 1, 2, 3, 4, 5, 6], text)
-    assert evaluation.perplexity_of(text) == pytest.approx(2.0)
+    assert perplexity_of(text) == pytest.approx(2.0)
 
 
 def test_endings_that_differ_in_their_last_token_share_a_pass(monkeypatch):
@@ -83,8 +86,42 @@ def test_data_are_read(tmp_path):
     rows = [{"query": "Question: Why?\n", "choices": ["so", "because"], "gold": 1}]
     with gzip.open(tmp_path / "piqa.jsonl.gz", "wt") as file:
         file.write("\n".join(map(json.dumps, rows)))
-    (found,) = evaluation.read_choices(tmp_path, "piqa")
+    (found,) = tasks.read_choices(tmp_path, "piqa")
     assert found == Choice(("Question: Why?\nAnswer:",) * 2, (" so", " because"), 1, True)
     with pytest.raises(LanguageError, match="cannot be read"):
-        evaluation.read_last_words(tmp_path)
-    assert evaluation.pieces(list(range(10)), 5, stride=4) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        tasks.read_last_words(tmp_path)
+    assert tasks.pieces(list(range(10)), 5, stride=4) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("theta", [None, 0.3])
+def test_questions_read_side_by_side_are_answered_as_alone(small_model, theta):
+    engine = load(small_model, context_tokens=512, slots=4)
+    rng = np.random.default_rng(0)
+    words = ["robot", "wall", "door", "left", "right", "ahead", "stops", "turns"]
+
+    def text(count):
+        return " ".join(rng.choice(words, count)) + ". "
+
+    passages = [text(45), text(3), text(70)]
+    samples = [Reading(passages[i % 3], text(1 + i % 5), ("wall",)) for i in range(13)]
+    if theta is not None:
+        engine.model.use_delta(np.float32(theta), window_scale=0.1, sink=1)
+    tally = Tally()
+    answers = Reader(engine).read(samples, tally)
+    for sample, answer, at in zip(samples, answers, range(13), strict=True):
+        engine.reset()
+        tokens = engine.tokenizer.encode(sample.passage + sample.question, special=False)
+        run = engine.generate(tokens, max_new_tokens=ANSWER_TOKENS, stop=("\n",))
+        for _ in run:
+            pass
+        assert answer == run.text
+        assert tally.scores[at] == f1(answer.strip(), sample.answers)
+        if theta is not None:
+            alone = attention.skipped(engine.model, 0, tokens=len(tokens))
+            assert tally.shares[at] == (alone.prefill + alone.decode).share
+            assert 0.1 < tally.shares[at] < 0.9
+
+
+def test_reading_side_by_side_needs_slots(small_model):
+    with pytest.raises(LanguageError, match="too few slots"):
+        Reader(load(small_model, context_tokens=64))

@@ -95,7 +95,8 @@ def eval_delta(
     calibration: Annotated[
         Path | None, typer.Option(help="File of `models calibrate`; by itself the model's own.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
+    limit: Annotated[int, typer.Option(help="Most samples of each task; 0 for all.", min=0)] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="One task only; may be given again.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0 for half of the processors.")] = 0,
 ) -> None:
     """Dense and delta attention side by side: perplexity, choices, extracted answers, sparsity."""
@@ -107,6 +108,7 @@ def eval_delta(
         model=model,
         calibration=calibration,
         limit=limit,
+        tasks=task or (),
         threads=threads,
         quick=quick,
     )

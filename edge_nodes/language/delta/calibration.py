@@ -22,7 +22,8 @@ import numpy.typing as npt
 from edge_nodes.language.delta import reference as delta
 from edge_nodes.language.engine import Engine
 from edge_nodes.language.errors import LanguageError
-from edge_nodes.language.evaluation.likelihood import Evaluator, Tally
+from edge_nodes.language.evaluation.likelihood import Evaluator
+from edge_nodes.language.evaluation.tally import Tally
 
 Floats = npt.NDArray[np.float64]
 
