@@ -114,7 +114,8 @@ class ModelInfo:
 
     Attributes:
         name: name to use in parameters and commands.
-        status: "shipped", "installed" or "available" (to install).
+        status: "shipped", "installed", "made" (blocks of another model, `edge_nodes.language.blocks`) or "available"
+            (to install).
         path: its main file; None if it is not on disk.
         licence: SPDX identifier, or "" if the manifest does not say.
         megabytes: size on disk, or of the download.
@@ -181,12 +182,13 @@ def info(name: str) -> ModelInfo:
         if known is None or error.state is not State.MODEL_MISSING:
             raise
         return ModelInfo(name, "available", None, known.licence, known.megabytes, known.doc, {})
-    status = "shipped" if found.path.is_relative_to(SHIPPED) else "installed"
     manifest = found.manifest
+    status, size = "shipped" if found.path.is_relative_to(SHIPPED) else "installed", found.path.stat().st_size
     doc = str(manifest.get("doc", known.doc if known else ""))
-    return ModelInfo(
-        name, status, found.path, str(manifest.get("licence", "")), found.path.stat().st_size / 1e6, doc, manifest
-    )
+    if "total_bytes" in manifest:
+        status, size = "made", size + int(manifest["total_bytes"])
+        doc = f"blocks of {manifest.get('name', 'a model')}"
+    return ModelInfo(name, status, found.path, str(manifest.get("licence", "")), size / 1e6, doc, manifest)
 
 
 def check(name: str) -> ModelFile:

@@ -245,8 +245,10 @@ def _models() -> Iterator[Check]:
     there = [model.name for model in models.list_models() if model.path is not None]
     for name in dict.fromkeys([*there, *wanted]):
         try:
-            path = models.check(name).path
-            yield Check(f"model {name}", True, f"{path.stat().st_size / 1e6:.1f} MB, hash right")
+            models.check(name)
+            known = models.info(name)
+            hashed = "its index's hash right (edge-nodes models check: all)" if known.status == "made" else "hash right"
+            yield Check(f"model {name}", True, f"{known.megabytes:.1f} MB, {hashed}")
         except EdgeNodesError as error:
             remedy = f"edge-nodes models install {name}" if name in models.INSTALLABLE else "Install the package again."
             missing = f"missing; {wanted.get(name, 'nobody')} needs it"

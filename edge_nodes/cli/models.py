@@ -22,12 +22,18 @@ def list_models(console: Console, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(model) for model in found], indent=1))
         return
+    made = [model for model in found if model.status == "made"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "where", "MB", "licence", "what"):
-        table.add_column(column, no_wrap=column == "model", justify="right" if column == "MB" else "left")
+        table.add_column(column, no_wrap=column != "what", justify="right" if column == "MB" else "left")
     for model in found:
-        table.add_row(model.name, model.status, f"{model.megabytes:.1f}", model.licence, model.doc)
+        if model not in made:
+            table.add_row(model.name, model.status, f"{model.megabytes:.1f}", model.licence, model.doc)
     console.print(table)
+    if made:
+        console.print(f"\nmade of models, below {models.cache_dir()} (made again where they are missing):")
+    for model in made:
+        console.print(f"{model.megabytes:8.1f} MB  {model.name}", highlight=False, soft_wrap=True)
 
 
 def info(console: Console, name: str, *, as_json: bool) -> None:

@@ -22,6 +22,12 @@ def test_models_convert_and_check(run, tmp_path, capsys, monkeypatch):
     source, out = write_gguf(tmp_path / "small.gguf"), tmp_path / "cache" / "small"
     assert run("models", "convert", str(source), str(out)) == 0
     assert run("models", "check", "small") == 0
+    found, size = models.info("small"), sum(p.stat().st_size for p in out.glob("*.safetensors"))
+    assert found.status == "made"
+    assert 0.9 * size / 1e6 < found.megabytes < 1.3 * size / 1e6
+    capsys.readouterr()
+    assert run("models", "list") == 0
+    assert f"{found.megabytes:.1f} MB  small" in capsys.readouterr().out
     block = out / "blk.0.attn.safetensors"
     block.write_bytes(block.read_bytes()[:-1] + b"\xff")
     assert run("models", "check", "small") == 1
