@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_nodes import models
+from edge_nodes import heap, models
 from edge_nodes.errors import EdgeNodesError, State
-from edge_nodes.language import heap, kernel_choice
+from edge_nodes.language import kernel_choice
 from edge_nodes.language.answer_text import AnswerText
 from edge_nodes.language.blocks.directory import is_block_directory
 from edge_nodes.language.config import BoardsConfig, SamplingConfig

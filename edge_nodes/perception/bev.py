@@ -96,7 +96,7 @@ class BevHistory:
         self.config = config
         n = config.cells
         self._input = np.zeros((n, n, SLICES + 2 * (config.history - 1)), np.uint8)
-        self._older: deque[tuple[Codes, Motion2]] = deque(maxlen=config.history - 1)
+        self._older: deque[tuple[npt.NDArray[np.uint16], Motion2]] = deque(maxlen=config.history - 1)
         self._estimator = GroundEstimator(config.range_m)
         self.ego_motion = EgoMotion(config)
         self.ground = Ground()
@@ -143,13 +143,13 @@ class BevHistory:
         new = bev_map(xyz, self.ground, self.config)
         self._age(self.motion)
         self._input[..., :SLICES] = new.slices
-        self._older.appendleft((np.dstack([new.obstacle, new.slices[..., 0]]), Motion2()))
+        pair = np.dstack([new.obstacle, new.slices[..., 0]]).view(np.uint16)[..., 0]
+        self._older.appendleft((np.ascontiguousarray(pair), Motion2()))
         self._stamp_ns = stamp_ns
         return self._input
 
     def _age(self, motion: Motion2) -> None:
-        """Write the older maps as they lie after `motion`."""
-        # Two channels at a time, as one 16-bit number.
+        """Write the older maps, two channels at a time as one 16-bit number, as they lie after `motion`."""
         pairs = self._input.view(np.uint16)
         for age in range(len(self._older)):
             values, way = self._older[age]
@@ -158,4 +158,4 @@ class BevHistory:
             # Less than half a cell at the rim is no motion: standing robots' maps stay sharp.
             if math.hypot(way.x, way.y) + abs(way.yaw) * self.config.range_m > 0.5 * self.config.resolution_m:
                 values = moved(values, way.x, way.y, way.yaw, self.config)
-            pairs[..., SLICES // 2 + age] = np.ascontiguousarray(values).view(np.uint16)[..., 0]
+            pairs[..., SLICES // 2 + age] = values

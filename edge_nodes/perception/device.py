@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_nodes import heap
 from edge_nodes.errors import State
 from edge_nodes.perception.errors import PerceptionError
 
@@ -75,7 +76,7 @@ class Device:
 
 
 class Worker:
-    """Keeps whichever thread runs a network on the device's cores, with so many torch threads.
+    """Keeps whichever thread runs a network on the device's cores, with so many torch threads, and its memory at hand.
 
     Args:
         device: see `parse`.
@@ -84,6 +85,7 @@ class Worker:
 
     def __init__(self, device: Device, threads: int) -> None:
         self._device, self._threads, self._thread = device, threads, 0
+        heap.keep()
 
     def pin(self) -> None:
         """Pin the calling thread, if it was not the last to be pinned."""

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edge_nodes.perception.config import BevConfig
+
+_Number = TypeVar("_Number", np.uint8, np.uint16)
 
 
 def cell_index(xyz: npt.NDArray[np.float32], config: BevConfig) -> npt.NDArray[np.int32]:
@@ -34,11 +36,11 @@ def metres(index: npt.NDArray[Any], config: BevConfig) -> npt.NDArray[np.float64
     return place
 
 
-def moved(values: npt.NDArray[np.uint8], x: float, y: float, yaw: float, config: BevConfig) -> npt.NDArray[np.uint8]:
+def moved(values: npt.NDArray[_Number], x: float, y: float, yaw: float, config: BevConfig) -> npt.NDArray[_Number]:
     """Return an older map as it lies around the sensor now, by the nearest cell; 0 where it did not reach.
 
     Args:
-        values: (H, W) or (H, W, C) uint8.
+        values: (H, W) or (H, W, C) uint8 or uint16.
         x: of the sensor's present place in the older map's frame, m.
         y: the same to the left, m.
         yaw: of its present heading there, rad.
@@ -49,4 +51,4 @@ def moved(values: npt.NDArray[np.uint8], x: float, y: float, yaw: float, config:
     back = np.array([[c, s, middle * (1 - s - c) - y / res], [-s, c, middle * (1 - c + s) - x / res]])
     size = (config.cells, config.cells)
     out = cv2.warpAffine(values, back, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-    return np.asarray(out, np.uint8)
+    return np.asarray(out, values.dtype)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from edge_nodes import models
+from edge_nodes import heap, models
 from edge_nodes.perception.networks import AutoencoderNetwork, PyramidNetwork
 from train.perception.dataset import TRAIN_SEEDS, Sample, available, cache, load
 from train.perception.losses import reconstruction_loss, segmentation_loss
@@ -125,6 +125,7 @@ def train(name: str, minutes: float, *, seed: int, start: str, peak: float, prog
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
+    heap.keep()
     network = begin(name, start)
     mean = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.01)
