@@ -14,7 +14,7 @@ from edge_nodes.cli import figures
 from edge_nodes.errors import ParameterError
 from edge_nodes.paging.plan import Plan, Profile
 from edge_nodes.paging.plan import plan as plan_blocks
-from edge_nodes.paging.window import smallest_budget, whole_pages
+from edge_nodes.paging.window import huge_page_budget, whole_pages
 
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the blocks' bytes, beside the smallest budget and all
 
@@ -111,8 +111,8 @@ def plan(
 
 
 def grid(profile: Profile) -> list[int]:
-    """Return budgets of blocks in bytes: the smallest, some shares, all."""
-    least, total = smallest_budget(profile.sizes), sum(map(whole_pages, profile.sizes))
+    """Return budgets of blocks in bytes: the least of which all is read fast, some shares, all."""
+    least, total = huge_page_budget(profile.sizes), sum(map(whole_pages, profile.sizes))
     return sorted({least, total, *(int(share * total) for share in SHARES if share * total > least)})
 
 

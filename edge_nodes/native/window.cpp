@@ -2,7 +2,6 @@
 #include "window.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,8 +13,7 @@ namespace edge {
 
 namespace {
 
-constexpr size_t kRead = size_t(1) << 20;
-constexpr size_t kHugePage = size_t(1) << 21;
+constexpr size_t kRead = size_t(4) << 20;
 
 std::string reason() { return std::strerror(errno); }
 
@@ -81,27 +79,32 @@ void FileLoader::load(int index, uint8_t* to, size_t bytes, const std::atomic<bo
   }
 }
 
-Pages::Pages(size_t bytes) : size_(whole_pages(bytes)) {
-  void* memory = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw BlockError("no memory for a block of " + std::to_string(bytes) + " bytes");
-  data_ = static_cast<uint8_t*>(memory);
-#ifdef MADV_HUGEPAGE
-  if (size_ >= kHugePage) ::madvise(memory, size_, MADV_HUGEPAGE);
-#endif
-}
+namespace {
 
-Pages::~Pages() { ::munmap(data_, size_); }
+// Bytes of blocks of a window.
+struct Bytes {
+  size_t pinned = 0, others = 0, largest = 0;  // the last of the others
+};
 
-size_t BlockWindow::smallest_budget(const WindowConfig& config) {
-  size_t pinned = 0, largest = 0;
+Bytes bytes_of(const WindowConfig& config) {
+  Bytes found;
   for (size_t i = 0; i < config.sizes.size(); ++i) {
     const size_t size = whole_pages(config.sizes[i]);
-    if (std::find(config.pinned.begin(), config.pinned.end(), int(i)) != config.pinned.end())
-      pinned += size;
-    else
-      largest = std::max(largest, size);
+    if (std::find(config.pinned.begin(), config.pinned.end(), int(i)) != config.pinned.end()) {
+      found.pinned += size;
+    } else {
+      found.others += size;
+      found.largest = std::max(found.largest, size);
+    }
   }
-  return pinned + largest;
+  return found;
+}
+
+}  // namespace
+
+size_t BlockWindow::smallest_budget(const WindowConfig& config) {
+  const Bytes bytes = bytes_of(config);
+  return bytes.pinned + bytes.largest;
 }
 
 BlockWindow::BlockWindow(WindowConfig config, std::unique_ptr<BlockLoader> loader)
@@ -112,16 +115,30 @@ BlockWindow::BlockWindow(WindowConfig config, std::unique_ptr<BlockLoader> loade
     if (index < 0 || index >= count()) throw std::invalid_argument("no block " + std::to_string(index) + " to pin");
     entries_[size_t(index)].pinned = true;
   }
-  for (size_t i = 0; i < entries_.size(); ++i)
-    if (entries_[i].pinned) reserved_ += whole_pages(config_.sizes[i]);
   if (const size_t least = smallest_budget(config_); config_.budget < least)
     throw std::invalid_argument("a budget of " + std::to_string(config_.budget) + " bytes is less than the " +
                                 std::to_string(least) + " of the pinned blocks and the largest other one");
+  make_room();
   dispatch();
   for (int i = 0; i < config_.readers; ++i) threads_.emplace_back([this] { read(); });
 }
 
 BlockWindow::~BlockWindow() { close(); }
+
+void BlockWindow::make_room() {
+  const Bytes bytes = bytes_of(config_);
+  size_t ring = std::min(config_.budget - bytes.pinned, bytes.others);
+  if (config_.window) ring = std::min(ring, size_t(config_.window + 1) * bytes.largest);  // the end may be too short
+  ring = ring / kPage * kPage;
+  ring_ = Ring(ring);
+  arena_ = std::make_unique<Arena>(ring + bytes.pinned);
+  size_t at = ring;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (!entries_[i].pinned) continue;
+    entries_[i].begin = at;
+    at += whole_pages(config_.sizes[i]);
+  }
+}
 
 // Admits blocks in order while a reader is free; called with the lock held at every change.
 void BlockWindow::dispatch() {
@@ -130,14 +147,7 @@ void BlockWindow::dispatch() {
     Entry& entry = entries_[admitted_ % n];
     if (!entry.pinned || entry.state == State::empty) {
       if (loading_ >= config_.readers) return;
-      try {
-        if (!admit(entry, whole_pages(config_.sizes[admitted_ % n]))) return;
-      } catch (const BlockError&) {  // no memory: told to who acquires it
-        entry.error = std::current_exception();
-        entry.state = State::failed;
-        failed_ = true;
-        return;
-      }
+      if (!admit(entry, whole_pages(config_.sizes[admitted_ % n]))) return;
       queue_.push_back(int(admitted_ % n));
       work_.notify_one();
     }
@@ -148,44 +158,21 @@ void BlockWindow::dispatch() {
 bool BlockWindow::admit(Entry& entry, size_t bytes) {
   if (entry.state != State::empty) return false;
   if (entry.pinned) {
-    entry.pages = std::make_unique<Pages>(bytes);
-    reserved_ -= bytes;
-    allocated_ += bytes;
+    if (!entry.admitted) pinned_held_ += bytes;
+    entry.admitted = true;
   } else {
     if (config_.window && unpinned_ >= config_.window) return false;
-    entry.pages = take(bytes);
-    if (!entry.pages) return false;
+    const std::optional<size_t> place = ring_.take(bytes);
+    if (!place) return false;
+    entry.begin = *place;
+    ring_held_ = std::max(ring_held_, *place + bytes);
     ++unpinned_;
   }
   entry.state = State::loading;
   ++loading_;
-  stats_.peak = std::max(stats_.peak, allocated_);
+  stats_.peak = std::max(stats_.peak, held());
   stats_.peak_blocks = std::max(stats_.peak_blocks, unpinned_);
   return true;
-}
-
-// Pages of `bytes`, or none if they do not fit yet. Pages that wait are used again: new ones cost a fault each.
-std::unique_ptr<Pages> BlockWindow::take(size_t bytes) {
-  const auto pick = [&](auto fits) -> std::unique_ptr<Pages> {
-    const auto found = std::find_if(idle_.begin(), idle_.end(), fits);
-    if (found == idle_.end()) return nullptr;
-    std::unique_ptr<Pages> pages = std::move(*found);
-    idle_.erase(found);
-    return pages;
-  };
-  if (auto pages = pick([&](const auto& p) { return p->size() == bytes; })) return pages;
-  if (allocated_ + reserved_ + bytes > config_.budget)
-    if (auto pages = pick([&](const auto& p) { return p->size() > bytes; })) return pages;
-  size_t spare = 0;
-  for (const auto& pages : idle_) spare += pages->size();
-  if (allocated_ - spare + reserved_ + bytes > config_.budget) return nullptr;
-  while (allocated_ + reserved_ + bytes > config_.budget) {
-    allocated_ -= idle_.back()->size();
-    idle_.pop_back();
-  }
-  auto pages = std::make_unique<Pages>(bytes);
-  allocated_ += bytes;
-  return pages;
 }
 
 void BlockWindow::read() {
@@ -205,7 +192,7 @@ void BlockWindow::run_load(std::unique_lock<std::mutex>& lock, int index) {
   std::exception_ptr error;
   const auto begin = Clock::now();
   try {
-    loader_->load(index, entry.pages->data(), config_.sizes[size_t(index)], stop_);
+    loader_->load(index, arena_->at(entry.begin), config_.sizes[size_t(index)], stop_);
   } catch (...) {
     error = std::current_exception();
   }
@@ -250,7 +237,7 @@ uint8_t* BlockWindow::acquire(int index) {
   entry.state = State::used;
   entry.acquired = Clock::now();
   held_ = true;
-  return entry.pages->data();
+  return arena_->at(entry.begin);
 }
 
 void BlockWindow::release(int index) {
@@ -262,23 +249,14 @@ void BlockWindow::release(int index) {
   stats_.use_ns += entry.use_ns;
   held_ = false;
   ++used_;
-  if (entry.pinned)
+  if (entry.pinned) {
     entry.state = State::ready;
-  else
-    give_back(entry);
-  dispatch();
-}
-
-void BlockWindow::give_back(Entry& entry) {
-  entry.state = State::empty;
-  if (entry.pinned) {  // only after a failed load
-    allocated_ -= entry.pages->size();
-    reserved_ += entry.pages->size();
-    entry.pages.reset();
-    return;
+  } else {
+    entry.state = State::empty;
+    ring_.give_back();
+    --unpinned_;
   }
-  --unpinned_;
-  idle_.push_back(std::move(entry.pages));
+  dispatch();
 }
 
 void BlockWindow::restart() {
@@ -292,10 +270,11 @@ void BlockWindow::restart() {
   for (Entry& entry : entries_) {
     if (entry.pinned && entry.state == State::used) entry.state = State::ready;
     if (entry.pinned && entry.state == State::ready) continue;
-    if (entry.pages) give_back(entry);
     entry.state = State::empty;
     entry.error = nullptr;
   }
+  ring_.clear();
+  unpinned_ = 0;
   admitted_ = used_ = 0;
   passes_ = 1;
   held_ = failed_ = paused_ = stop_ = false;
@@ -318,14 +297,14 @@ void BlockWindow::close() {
 WindowStats BlockWindow::stats() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   WindowStats found = stats_;
-  found.held = allocated_;
+  found.held = held();
   return found;
 }
 
 void BlockWindow::clear_stats() {
   const std::lock_guard<std::mutex> lock(mutex_);
   stats_ = WindowStats{};
-  stats_.peak = allocated_;
+  stats_.peak = held();
   stats_.peak_blocks = unpinned_;
 }
 

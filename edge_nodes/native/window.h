@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "arena.h"
+
 namespace edge {
 
 // A block that could not be had.
@@ -45,24 +47,6 @@ class FileLoader : public BlockLoader {
   bool direct_;
 };
 
-// Pages of a block; the ledger counts them until they are given back to the system.
-class Pages {
- public:
-  explicit Pages(size_t bytes);
-  ~Pages();
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  uint8_t* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  uint8_t* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-constexpr size_t kPage = 4096;
-inline size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
-
 struct WindowConfig {
   std::vector<size_t> sizes;  // bytes of each block, in the order of use
   std::vector<int> pinned;    // blocks that stay once they are loaded
@@ -76,12 +60,13 @@ struct WindowConfig {
 struct WindowStats {
   uint64_t loads = 0, bytes = 0;             // of all loads
   uint64_t load_ns = 0, stall_ns = 0, use_ns = 0;  // reading (all threads), waiting for a block, acquired to released
-  size_t held = 0, peak = 0;                 // bytes now and at most, with buffers that wait for their next block
+  size_t held = 0, peak = 0;                 // bytes now and at most, with memory that waits for the next block
   int peak_blocks = 0;                       // most unpinned blocks in memory
 };
 
 // One thread acquires and releases blocks in cyclic order; `readers` threads load ahead of it. A block is admitted only
 // after all before it, and only if it fits: the next one wanted is always there or being read, so no budget deadlocks.
+// Pinned blocks have places of their own in the arena, the others follow each other around a ring in front of them.
 class BlockWindow {
  public:
   // Throws std::invalid_argument if no block can ever be admitted; see `smallest_budget`.
@@ -100,7 +85,7 @@ class BlockWindow {
   void release(int index);
   // Begins again at block 0, after an error or in the middle of a pass. What was read ahead is dropped.
   void restart();
-  // Ends the threads; waits for a read that runs to its next 1 MiB. Idempotent.
+  // Ends the threads; waits for a read that runs to its next 4 MiB. Idempotent.
   void close();
 
   const WindowConfig& config() const { return config_; }
@@ -120,8 +105,8 @@ class BlockWindow {
   enum class State { empty, loading, ready, used, failed };
   struct Entry {
     State state = State::empty;
-    bool pinned = false;
-    std::unique_ptr<Pages> pages;
+    bool pinned = false, admitted = false;  // the latter of pinned blocks: ever
+    size_t begin = 0;  // in the arena
     std::exception_ptr error;
     Clock::time_point acquired;
     uint64_t load_ns = 0, use_ns = 0;
@@ -131,8 +116,8 @@ class BlockWindow {
   void run_load(std::unique_lock<std::mutex>& lock, int index);
   void dispatch();
   bool admit(Entry& entry, size_t bytes);
-  std::unique_ptr<Pages> take(size_t bytes);
-  void give_back(Entry& entry);
+  size_t held() const { return ring_held_ + pinned_held_; }
+  void make_room();
   int count() const { return int(entries_.size()); }
 
   WindowConfig config_;
@@ -141,7 +126,8 @@ class BlockWindow {
   mutable std::condition_variable changed_;  // a load has ended
   std::condition_variable work_;             // a load was admitted
   std::vector<Entry> entries_;
-  std::vector<std::unique_ptr<Pages>> idle_;
+  std::unique_ptr<Arena> arena_;  // the ring, then the pinned blocks
+  Ring ring_{0};
   std::vector<std::thread> threads_;
   std::mutex join_;
   std::atomic<bool> stop_{false};  // reads that run end early: closed, or begun again
@@ -151,8 +137,8 @@ class BlockWindow {
   uint64_t used_ = 0;      // blocks acquired and released since then
   uint64_t passes_ = 1;    // passes that may be read ahead, if not cyclic
   bool held_ = false;      // the block `used_` is acquired
-  size_t allocated_ = 0;   // bytes of all pages, idle ones too
-  size_t reserved_ = 0;    // bytes of pinned blocks that are not allocated yet
+  size_t ring_held_ = 0;   // bytes of the ring that were ever used
+  size_t pinned_held_ = 0; // bytes of pinned blocks that were admitted
   int loading_ = 0;        // admitted and not yet loaded
   int unpinned_ = 0;       // unpinned blocks in memory
   WindowStats stats_;

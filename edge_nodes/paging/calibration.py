@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_nodes.paging.plan import Profile, simulate
-from edge_nodes.paging.window import whole_pages
 
 LEAST_SHARE = 0.25  # of the bandwidth within reads that a pass may get out of them
 MOST_HANDOVER_S = 5e-3
@@ -38,30 +37,31 @@ def fit(sizes: Sequence[int], steps: Mapping[tuple[int, int], Sequence[Step]]) -
 
     Args:
         sizes: bytes of each block.
-        steps: steps by (readers, room in blocks of the largest size). (1, 1) tells what a hand-over costs: there the
-            user waits for every block, and nothing else is read meanwhile. (1, 2) tells what is neither use nor
-            waiting, which readers beside each other disturb. Others may be missing.
+        steps: steps by (readers, bytes of blocks in memory). One reader with the least bytes tells what a hand-over
+            costs: there the user waits for every block, and nothing else is read meanwhile. One with the most tells
+            what is neither use nor waiting, which readers beside each other disturb. Others may be missing.
     """
-    largest, total = max(map(whole_pages, sizes)), sum(sizes)
+    total = sum(sizes)
+    alone = sorted(arm for arm in steps if arm[0] == 1)
     uses = tuple(float(x) for x in np.median([s.uses for found in steps.values() for s in found], 0))
-    waits = (*[0.0] * (len(sizes) - 1), _median([s.rest for s in steps.get((1, 2), steps[1, 1])]))
-    lone = [s.load for (readers, _), found in steps.items() if readers == 1 for s in found]
+    waits = (*[0.0] * (len(sizes) - 1), _median([s.rest for s in steps[alone[-1]]]))
+    lone = [s.load for arm in alone for s in steps[arm]]
     found = Profile(tuple(sizes), uses, waits, {1: total / _median(lone)})
-    found = replace(found, handover_s=_handover(found, largest, steps[1, 1]))
+    found = replace(found, handover_s=_handover(found, alone[0][1], steps[alone[0]]))
     rates = dict(found.bytes_per_s)
     for (readers, room), timed in steps.items():
         if readers > 1:
             within, took = readers * total / _median([s.load for s in timed]), _median([s.took for s in timed])
-            rates[readers] = within * _share(found, room * largest, readers, within, took)
+            rates[readers] = within * _share(found, room, readers, within, took)
     return replace(found, bytes_per_s=rates)
 
 
-def _handover(profile: Profile, largest: int, serial: Sequence[Step]) -> float:
+def _handover(profile: Profile, least: int, serial: Sequence[Step]) -> float:
     """Return what each wait adds where blocks are read one by one, none beside the use of another."""
     alone = replace(profile, bytes_per_s={1: sum(profile.sizes) / _median([s.load for s in serial])})
 
     def slowed(handover_s: float) -> float:
-        return simulate(replace(alone, handover_s=handover_s), largest, readers=1).pass_s
+        return simulate(replace(alone, handover_s=handover_s), least, readers=1).pass_s
 
     took = _median([s.took for s in serial])
     return 0.0 if slowed(0.0) >= took else _solve(slowed, took, 0.0, MOST_HANDOVER_S)

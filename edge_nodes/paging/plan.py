@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from edge_nodes.errors import ModelError, State
+from edge_nodes.paging.ring import Ring
 from edge_nodes.paging.window import smallest_budget, whole_pages
 
 READERS = (1, 2, 4, 6)
@@ -90,7 +91,9 @@ class _Simulation:
         self._profile, self._readers, self._window = profile, readers, window
         self._pinned, self._late = frozenset(pinned), free_after_next
         self._sizes = [whole_pages(size) for size in profile.sizes]
-        self._room = budget - sum(self._sizes[i] for i in self._pinned)
+        room = budget - sum(self._sizes[i] for i in self._pinned)
+        others = [size for i, size in enumerate(self._sizes) if i not in self._pinned]
+        self._ring = Ring(min(room, sum(others), (window + 1) * max(others, default=0) if window else room))
         self._count = len(self._sizes)
         self.now, self.stall, self.peak = 0.0, 0.0, 0
         self._held = self._unpinned = 0  # bytes and number of unpinned blocks
@@ -127,6 +130,7 @@ class _Simulation:
         self._pass(self._profile.wait_s[index])
 
     def _free(self, index: int) -> None:
+        self._ring.give_back()
         self._held -= self._sizes[index]
         self._unpinned -= 1
 
@@ -159,7 +163,7 @@ class _Simulation:
             if index not in self._pinned:
                 full = self._window and self._unpinned >= self._window
                 present = index in self._ready or index in self._active or index in self._unfreed
-                if full or present or self._held + self._sizes[index] > self._room:
+                if full or present or self._ring.take(self._sizes[index]) is None:
                     return
                 self._held += self._sizes[index]
                 self._unpinned += 1

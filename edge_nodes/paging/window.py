@@ -12,6 +12,7 @@ from typing import Any
 from edge_nodes.errors import ModelError, State
 from edge_nodes.paging.files import PAGE
 
+HUGE_PAGE = 1 << 21
 Load = Callable[[int, memoryview], None]
 
 
@@ -24,7 +25,7 @@ class WindowStats:
         load_s: time spent reading, of all threads together.
         stall_s: time that the user waited for blocks.
         use_s: time between acquire and release.
-        held_bytes, peak_bytes: memory of blocks now and at most, with that kept for the next block.
+        held_bytes, peak_bytes: memory of blocks now and at most, with that kept for the next ones.
         peak_blocks: most blocks in memory that are not pinned.
     """
 
@@ -43,11 +44,21 @@ def whole_pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
+def huge_pages(size: int) -> int:
+    """Return `size` in whole huge pages."""
+    return -(-size // HUGE_PAGE) * HUGE_PAGE
+
+
 def smallest_budget(sizes: Sequence[int], pinned: Collection[int] = ()) -> int:
     """Return the least bytes that blocks can be used in: the pinned ones and the largest other one."""
     pages = [whole_pages(size) for size in sizes]
     others = [p for i, p in enumerate(pages) if i not in pinned]
     return sum(pages[i] for i in pinned) + max(others, default=0)
+
+
+def huge_page_budget(sizes: Sequence[int]) -> int:
+    """Return the least bytes in which blocks can be used and all are read into huge pages, which is faster."""
+    return min(huge_pages(smallest_budget(sizes)), sum(map(whole_pages, sizes)))
 
 
 class BlockWindow:
@@ -68,7 +79,7 @@ class BlockWindow:
         direct: read files past the page cache, or drop them from it; False: leave them there.
 
     Raises:
-        ModelError: OUT_OF_MEMORY, the budget is too small for any block.
+        ModelError: OUT_OF_MEMORY, the budget is too small for any block, or more than the system gives.
     """
 
     def __init__(
@@ -94,17 +105,21 @@ class BlockWindow:
                 state=State.OUT_OF_MEMORY,
             )
         self._error: type[Exception] = _kernels.BlockError
-        self.native: Any = _kernels.BlockWindow(
-            list(sizes),
-            source if callable(source) else [str(path) for path in source],
-            budget=budget_bytes,
-            readers=readers,
-            pinned=sorted(pinned),
-            window=window,
-            cyclic=cyclic,
-            deadline_s=deadline_s,
-            direct=direct,
-        )
+        try:
+            self.native: Any = _kernels.BlockWindow(
+                list(sizes),
+                source if callable(source) else [str(path) for path in source],
+                budget=budget_bytes,
+                readers=readers,
+                pinned=sorted(pinned),
+                window=window,
+                cyclic=cyclic,
+                deadline_s=deadline_s,
+                direct=direct,
+            )
+        except MemoryError as error:
+            what, remedy = "no memory for the blocks", "Lower the budget."
+            raise ModelError(what, got=f"{budget_bytes} bytes", remedy=remedy, state=State.OUT_OF_MEMORY) from error
 
     def __enter__(self) -> BlockWindow:
         return self

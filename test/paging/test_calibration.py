@@ -15,7 +15,7 @@ PAGE = 4096
 SIZES = (50 * PAGE, 20 * PAGE) * 6
 LARGEST = max(SIZES)
 READERS = (1, 2, 4)
-ARMS = ((1, 1), *((m, m + 1) for m in READERS))
+ARMS = tuple((m, room * LARGEST) for m, room in ((1, 1), *((m, m + 1) for m in READERS)))
 
 
 def board(**changes):
@@ -26,7 +26,7 @@ def board(**changes):
 
 def steps(truth, readers, room, *, within=1.0, noise=0.0, count=1):
     """Steps of a board; reads alone would be `within` times as fast as they are beside each other."""
-    run = simulate(truth, room * LARGEST, readers=readers)
+    run = simulate(truth, room, readers=readers)
     load = readers * sum(SIZES) / (truth.bytes_per_s[readers] * within)
     random = np.random.default_rng(readers + 10 * room)
     factors = 1 + noise * random.uniform(-1, 1, count)

@@ -55,19 +55,18 @@ def _row(network: Any, kinds: Sequence[str], x: Any, share: float, folder: Path,
 
     from edge_nodes.paging.modules import StreamedModule
 
-    whole = copy.deepcopy(network)
     parts = _called(network, kinds, lambda: network(x))
     sizes = [sum(p.nbytes for p in network.get_submodule(name).parameters()) for name in parts]
     total, least = sum(sizes), max(sizes) + HEADER_BYTES
     streamed_network = copy.deepcopy(network)
     budget = max(int(share * total), least) if share else 0
     streamed = StreamedModule(streamed_network, parts, lambda: streamed_network(x), folder, budget_bytes=budget)
-    expected, best = whole(x), [float("inf")] * 2
-    same = torch.equal(streamed_network(x), expected)
+    expected, best, outputs = network(x), [float("inf")] * 2, [streamed_network(x)]
+    runs = (lambda: network(x), lambda: outputs.append(streamed_network(x)))
     for _ in range(rounds):  # in turns
-        for i, run in enumerate((whole, streamed_network)):
-            best[i] = min(best[i], seconds(run, x))
-    same = same and torch.equal(streamed_network(x), expected)
+        for i, run in enumerate(runs):
+            best[i] = min(best[i], seconds(run))
+    same = all(torch.equal(output, expected) for output in outputs)
     peak = streamed.window.stats().peak_bytes
     streamed.close()
     return {

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,8 @@ SHARES = (0.0, 0.1, QUARTER, 0.5, 0.75)  # of the blocks' bytes; the first is th
 QUICK_SHARES = (0.0, QUARTER)
 READERS = (2, 4, 6)
 READER_MB_S = 100  # of the emulated disk, which serves any number of readers at a time
+_SET_THP_DISABLE = 41  # of prctl
+ALWAYS = ("resident", "planned", "one_loader", "one_loader_huge")  # arms that a quick run takes every turn of
 PARTS = ("cold", "warm", "rows", "slow_disk")
 
 
@@ -73,8 +77,17 @@ class _Bench:
 
         return StreamedModel(self.native, self.directory, plan, load=load, direct=self.direct)
 
-    def turn(self, plan: Any, *, first: bool = False, load: Any = None, steps: int = 0) -> dict[str, Any]:
-        """Return the least time of a token and its stall, and all times; or that of the first from nothing."""
+    def turn(
+        self, plan: Any, *, first: bool = False, load: Any = None, steps: int = 0, ordinary: bool = False
+    ) -> dict[str, Any]:
+        """Return the least time of a token and its stall, and all times; or that of the first from nothing.
+
+        `ordinary`: blocks are in pages of the usual size.
+        """
+        with _ordinary_pages() if ordinary else nullcontext():
+            return self._turn(plan, first, load, steps)
+
+    def _turn(self, plan: Any, first: bool, load: Any, steps: int) -> dict[str, Any]:
         begin = time.perf_counter()
         model = self.open(plan, load)
         found: list[tuple[float, float]] = []
@@ -97,6 +110,17 @@ class _Bench:
         }
 
 
+@contextmanager
+def _ordinary_pages() -> Iterator[None]:
+    """Let this process have no huge pages meanwhile."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_SET_THP_DISABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
 def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
     """Return what tokens take by way of loading and by budget.
 
@@ -105,13 +129,15 @@ def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
     """
     from edge_nodes.language.blocks.profile import Profiler, keep
     from edge_nodes.paging.measure import read_rates
-    from edge_nodes.paging.window import smallest_budget, whole_pages
+    from edge_nodes.paging.window import huge_page_budget, whole_pages
 
     bench.direct, profiler = direct, Profiler(bench.native, bench.directory, direct=direct)
     profiler.measure()
-    total, least = sum(map(whole_pages, bench.sizes)), smallest_budget(bench.sizes)
+    total, least = sum(map(whole_pages, bench.sizes)), huge_page_budget(bench.sizes)
     shares = {share: max(least, int(share * total)) for share in (QUICK_SHARES if quick else SHARES)}
     arms = _arms(profiler.fit(), total, shares, len(bench.sizes))
+    if quick and not direct:
+        arms = {key: chosen for key, chosen in arms.items() if key[0] in ALWAYS}
     rounds = 1 if quick and not direct else bench.case.rounds
     best, steps_ms = _take_turns(bench, profiler, arms, rounds, quick)
     measured = profiler.fit()
@@ -142,14 +168,18 @@ def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
 
 
 def _arms(measured: Any, total: int, shares: Mapping[float, int], blocks: int) -> dict[tuple[str, str], Any]:
-    """Return the plan of each arm by (way of loading, what is timed)."""
+    """Return the plan of each arm by (way of loading, what is timed).
+
+    "one_loader" is the standard pipeline, as PipeSwitch's (OSDI 2020): one thread reads block after block into ordinary
+    memory, no block stays. "one_loader_huge" reads into huge pages, as all other arms do.
+    """
     from edge_nodes.paging.plan import Plan, Run, plan
 
     everything, none = tuple(range(blocks)), Run(0.0, 0.0, 0)
     arms: dict[tuple[str, str], Any] = {("resident", "token"): Plan(total, 1, everything, none)}
     arms |= {(f"{m} loaders, all stay", "first"): Plan(total, m, everything, none) for m in (1, *READERS)}
     for share, budget in shares.items():
-        arms["one_loader", str(share)] = Plan(budget, 1, (), none)
+        arms |= {(name, str(share)): Plan(budget, 1, (), none) for name in ("one_loader", "one_loader_huge")}
         arms["planned", str(share)] = plan(measured, budget)
         if share == QUARTER:
             arms |= {(f"m{m}", str(share)): plan(measured, budget, readers=(m,)) for m in READERS}
@@ -166,9 +196,9 @@ def _take_turns(
         if turn:  # it has had its first
             profiler.measure()
         for key, chosen in arms.items():
-            if turn and quick and key[0] not in ("planned", "one_loader"):
+            if turn and quick and key[0] not in ALWAYS:
                 continue
-            found = bench.turn(chosen, first=key[1] == "first")
+            found = bench.turn(chosen, first=key[1] == "first", ordinary=key[0] == "one_loader")
             if key[0] == "planned":
                 steps_ms[key[1]] += found["steps_ms"]
             if key not in best or found["ms"] < best[key]["ms"]:
@@ -208,11 +238,11 @@ def _fused_rows(case: Case) -> list[dict[str, Any]]:
     """Return tokens a second of several sequences that share each pass over the disk."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import plan
-    from edge_nodes.paging.window import smallest_budget
+    from edge_nodes.paging.window import huge_page_budget
 
     bench = _Bench(case, slots=max(ROWS))
     measured = profile(bench.native, bench.directory)
-    budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
+    budget = max(huge_page_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
     model, best = bench.open(plan(measured, budget)), dict.fromkeys(ROWS, float("inf"))
     for position in range(case.rounds):
         for rows in ROWS:
@@ -227,7 +257,7 @@ def _slow_disk(bench: _Bench) -> dict[str, Any]:
     """Return times of a token where each reader is slow, but none slows the others: blocks come from memory."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import Plan, Run, plan
-    from edge_nodes.paging.window import smallest_budget
+    from edge_nodes.paging.window import huge_page_budget
 
     contents = [np.fromfile(file.path, np.uint8) for file in bench.directory.order()]
 
@@ -238,7 +268,7 @@ def _slow_disk(bench: _Bench) -> dict[str, Any]:
 
     rates = {m: 1e6 * READER_MB_S * m for m in (1, *READERS)}
     known = replace(profile(bench.native, bench.directory), bytes_per_s=rates)
-    budget = max(smallest_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
+    budget = max(huge_page_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
     chosen = plan(known, budget)
     one, planned = (bench.turn(p, load=load, steps=1) for p in (Plan(budget, 1, (), Run(0.0, 0.0, 0)), chosen))
     return {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from edge_nodes.language.blocks.directory import INDEX, BlockDirectory
 from edge_nodes.language.blocks.streamed_model import StreamedModel
 from edge_nodes.paging.calibration import Step, fit
 from edge_nodes.paging.plan import READERS, Plan, Profile, Run
-from edge_nodes.paging.window import whole_pages
+from edge_nodes.paging.window import huge_page_budget, huge_pages, whole_pages
 
 ROUNDS = 3  # of a measurement
 STEPS = 2  # that are timed of each number of readers, in a round
@@ -43,7 +44,8 @@ def profile(
         most_bytes: memory of blocks meanwhile; what would take more is not measured, and fewer readers are as good as
             more then. 0: no limit.
     """
-    for most in () if fresh else (0, most_bytes):
+    slow = 0 < most_bytes < huge_page_budget([file.bytes for file in directory.order()])
+    for most in () if fresh else (most_bytes,) if slow else (0, most_bytes):
         if (kept := _read(_path(model, directory, direct, most))) is not None:
             return kept
     progress("measuring this board: reading and computing the model's blocks")
@@ -82,9 +84,8 @@ class Profiler:
 
     def measure(self) -> None:
         """Run a few steps with each number of readers."""
-        largest = max(map(whole_pages, self._sizes))
         for (readers, room), steps in self._steps.items():
-            plan = Plan(room * largest, readers, (), Run(0.0, 0.0, 0))
+            plan = Plan(room, readers, (), Run(0.0, 0.0, 0))
             streamed = StreamedModel(self._model, self._directory, plan, direct=self._direct)
             try:
                 streamed.probe(0)
@@ -98,9 +99,11 @@ class Profiler:
 
 
 def _arms(sizes: Sequence[int], most_bytes: int) -> list[tuple[int, int]]:
-    """Return the (readers, room in blocks) that fit; one reader with room for one block always does."""
-    most = most_bytes // max(map(whole_pages, sizes)) if most_bytes else READERS[-1] + 1
-    return [(1, 1), *((readers, readers + 1) for readers in READERS if readers < most)]
+    """Return the (readers, bytes of blocks) that fit; one reader with the least bytes always does."""
+    largest, most = max(map(whole_pages, sizes)), most_bytes or sys.maxsize
+    rooms = [(readers, (readers + 1) * largest) for readers in READERS]
+    ahead = [(readers, min(huge_pages(room), most)) for readers, room in rooms if room <= most]
+    return [(1, min(huge_page_budget(sizes), most)), *ahead]
 
 
 def _step(streamed: StreamedModel, position: int, blocks: int) -> Step:

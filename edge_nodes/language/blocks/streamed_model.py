@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class StreamedModel:
     Attributes:
         window: the window.
         plan: the plan.
+        width: of the hidden states.
 
     Raises:
         ModelError: the budget is too small, or a file is not a block.
@@ -48,13 +50,13 @@ class StreamedModel:
             pinned=plan.pinned,
             direct=direct,
         )
-        self._model, self._headed, self._width = model, bool(head), int(directory.sizes["width"])
+        self._model, self._headed, self.width = model, bool(head), int(directory.sizes["width"])
         fixed = views(directory.files[FIXED].path)
         model.set_rope(fixed["rope_frequencies"][: int(directory.sizes["rope_dim"]) // 2])
         model.set_vector("output_norm", fixed["output_norm"][: int(directory.sizes["width"])])
         model.set_source(self.window.native, [_spans(file) for file in order], len(head))
-        if directory.embedding():
-            model.set_embedding([(str(f.path), _matrices(f)[_embedding_name(f)]) for f in directory.embedding()])
+        if pieces := directory.embedding():
+            model.set_embedding([(str(f.path), _matrices(*layout(f.path))[_embedding_name(f)]) for f in pieces])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -81,7 +83,7 @@ class StreamedModel:
         if self._headed:
             self.forward(np.zeros(1, np.int32), position)
         else:
-            self.forward_states(np.ones((1, self._width), np.float32), [(0, position, 1)])
+            self.forward_states(np.ones((1, self.width), np.float32), [(0, position, 1)])
 
     def close(self) -> None:
         """End the reading threads."""
@@ -106,12 +108,11 @@ def _spans(file: BlockFile) -> dict[str, Any]:
     kind = file.name.rpartition(".")[2] if file.name.startswith("blk.") else "head"
     header, start = layout(file.path)
     found: dict[str, Any] = {"norm": _span(header, start, "norm"), "sub_norm": _span(header, start, "sub_norm")}
-    matrices = _matrices(file)
+    matrices = _matrices(header, start)
     return {**found, "in": [matrices[name] for name in _IN.get(kind, ())], "out": matrices[_OUT[kind]]}
 
 
-def _matrices(file: BlockFile) -> dict[str, dict[str, Any]]:
-    header, start = layout(file.path)
+def _matrices(header: dict[str, Any], start: int) -> dict[str, dict[str, Any]]:
     found = {name: json.loads(text) for name, text in header["__metadata__"].items()}
     for name, parts in found.items():
         parts |= {part: _span(header, start, f"{name}.{part}") for part in ARRAYS}
@@ -122,4 +123,4 @@ def _span(header: dict[str, Any], start: int, name: str) -> tuple[int, int]:
     """Return the byte offset and the items of an array; (0, 0) if there is none."""
     if name not in header:
         return 0, 0
-    return start + header[name]["data_offsets"][0], int(np.prod(header[name]["shape"]))
+    return start + header[name]["data_offsets"][0], prod(header[name]["shape"])
