@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,14 @@ def main() -> None:
 
 def _exchange(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return milliseconds of allreduces, the least of some, by algorithm and size."""
-    from edge_nodes.language.boards.costs import ALGORITHMS, choose
+    from edge_nodes.language.boards.costs import ALGORITHMS
     from edge_nodes.language.boards.join import open_store
     from edge_nodes.language.boards.link import Link
 
     rank, ranks = task["rank"], task["ranks"]
     store = open_store(task["address"], task["port"], rank, ranks, patience_s=60.0)
     link = Link(store, rank, ranks, deadline_s=60.0)
-    network = {"latency_s": link.network.latency_s, "bytes_per_s": link.network.bytes_per_s}
-    rows = []
+    network, rows = link.network, []
     for size in task["sizes"]:
         values = np.zeros(size // 4, np.float32)
         taken: dict[str, list[float]] = {name: [] for name in ALGORITHMS}
@@ -44,10 +44,12 @@ def _exchange(task: Mapping[str, Any]) -> dict[str, Any]:
                 for _ in range(CHAIN):  # one after the other: rank 0 may be done with one before the others are
                     link.reduce(values, "sum")
                 taken[link.algorithm].append(1e3 * (time.perf_counter() - begin) / CHAIN)
-        chosen = choose(ranks, size, **network)
-        rows.append({"bytes": size, "chosen": chosen, **{a: round(min(t), 3) for a, t in taken.items()}})
+        chosen = network.choose(size)
+        about = {"bytes": size, "chosen": chosen, "predicted_ms": round(1e3 * network.predicted_s(chosen, size), 3)}
+        about["form_ms"] = round(1e3 * network.form_s(chosen, size), 3)
+        rows.append({**about, **{a: round(min(t), 3) for a, t in taken.items()}})
     link.close()
-    return {"network": network, "rows": rows}
+    return {"network": asdict(network), "rows": rows}
 
 
 def _model(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,7 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
             "cache_used_mb": round(engine.model.cache_used_bytes / 2**20, 1),
             "cache_shared_mb": round(engine.model.cache_shared_bytes / 2**20, 1),
             "requests": len(self._running),
+            **_boards(engine),
             **self._counts,
             **figures,
             **self._last,
@@ -291,6 +292,12 @@ class LanguagePipeline(Pipeline[LanguageConfig]):
         self._counts[kinds[answer.kind]] += 1
         latency = {f"{stage}_ms": round(ms, 1) for stage, ms in answer.latency_ms.items()}
         self._last = {"tokens_per_s": round(answer.tokens_per_s, 1), **latency, **(answer.skipped or {})}
+
+
+def _boards(engine: Engine) -> Mapping[str, str | int | float]:
+    """Return what is known of other boards that share the model, if there are any."""
+    figures = getattr(engine.model, "figures", None)
+    return figures() if figures else {}
 
 
 def _constraint(config: LanguageConfig) -> Constraint | None:

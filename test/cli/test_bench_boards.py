@@ -15,7 +15,7 @@ from edge_nodes.cli.emulated_network import _pass_frames
 
 def figures(*, star=3.0, chosen="direct", same=True, growth=10.0):
     network = {"latency_s": 1e-3, "bytes_per_s": 1e8}
-    row = {"bytes": 4, "chosen": chosen, "direct": 1.0, "star": star, "split": 2.0, "ring": 6.0}
+    row = {"bytes": 4, "chosen": chosen, "predicted_ms": 1.1, "direct": 1.0, "star": star, "split": 2.0, "ring": 6.0}
     board = {"growth_mb": growth, "share_mb": 8.0, "fixed_mb": 2.0}
     model = {"model": "m", "same_tokens": same, "boards": [board]}
     return {"exchange": [{"boards": 4, "network": network, "rows": [row]}], "models": [model]}

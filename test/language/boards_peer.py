@@ -9,7 +9,7 @@ SIZES = (1, 7, 1000)
 
 
 def reduce_some(rank, ranks, port, algorithms, out):
-    """Put (rank, {algorithm: sums and maxima of numbers of some sizes}) into a queue."""
+    """Put (rank, ({algorithm: sums and maxima of numbers of some sizes}, what was measured)) into a queue."""
     from torch.distributed import TCPStore
 
     from edge_nodes.language.boards.link import Link
@@ -20,7 +20,7 @@ def reduce_some(rank, ranks, port, algorithms, out):
         found[link.algorithm] = [values(rank, size) for size in SIZES for _ in (True, False)]
         for i, array in enumerate(found[link.algorithm]):
             link.reduce(array, "max" if i % 2 else "sum")
-    out.put((rank, found))
+    out.put((rank, (found, link.network)))
     link.reduce(np.zeros(1, np.float32), "sum")  # nobody leaves before all are done
     link.close()
 

@@ -19,6 +19,7 @@ from small_gguf import write_gguf
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, load
 from edge_nodes.language.blocks.convert import convert
+from edge_nodes.language.boards.costs import CHOICES
 from edge_nodes.language.config import BoardsConfig
 
 torch_distributed = pytest.importorskip("torch.distributed")
@@ -76,9 +77,12 @@ def test_two_boards(shards, port, workers):
     original = link._send
     link._send = lambda array, rank: (sent.append(array.copy()), original(array, rank))[1]
     assert answer(engine) == expected
+    about = engine.model.figures()
+    assert (about["boards"], about["allreduce"]) == (2, link.network.choose(4 * engine.model.width))
+    assert about["allreduce_ms"] > 0.0
     first = [engine.model.forward(np.array(TOKENS, np.int32), 0, all=True).tobytes() for _ in range(2)]
     assert first[0] == first[1]
-    assert link.reduced["direct"] > 0
+    assert sum(link.reduced[name] for name in CHOICES) == sum(link.reduced.values()) > 0
     # No token leaves the master: only positions, states and sums.
     for array in sent:
         assert array.dtype == np.float32 or not _has_run(array, TOKENS[:4])
@@ -98,6 +102,7 @@ def test_two_boards(shards, port, workers):
     assert caught.value.state is State.NO_DEVICE
     with pytest.raises(LanguageError, match="boards have not joined: rank 1"):
         answer(engine)
+    assert engine.model.figures() == {"boards": "lost"}
     workers(folder / "rank-1", port, "--once")
     engine.model._master.missing(JOIN_S)
     assert answer(engine) == expected
@@ -173,9 +178,13 @@ def test_allreduces_of_three(port):
     processes = [context.Process(target=reduce_some, args=(r, 3, port, algorithms, out)) for r in range(3)]
     for process in processes:
         process.start()
-    got = dict(out.get(timeout=100) for _ in processes)
+    found = dict(out.get(timeout=100) for _ in processes)
     for process in processes:
         process.join(30)
+    got = {rank: sums for rank, (sums, _) in found.items()}
+    assert found[0][1] == found[1][1] == found[2][1]
+    assert list(found[0][1].measured_s) == list(CHOICES)
+    assert all(0.0 < t < 1.0 for times in found[0][1].measured_s.values() for t in times)
     parts = [[values(rank, size) for rank in range(3)] for size in SIZES]
     expected = [one for p in parts for one in ((p[0] + p[1]) + p[2], np.maximum.reduce(p))]
     for rank in range(3):

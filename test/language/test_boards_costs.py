@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_nodes.language.boards.costs import ALGORITHMS, allreduce_s, choose, star_beats_ring
+from edge_nodes.language.boards.costs import ALGORITHMS, CHOICES, SIZES, Network, allreduce_s, star_beats_ring
 
 MBIT, WIDTH = 1e6 / 8, 8192 * 4
 
@@ -43,11 +44,33 @@ def test_star_and_ring_cost_the_same_at_the_threshold():
 def test_choice_is_the_cheapest_and_sums_in_rank_order(boards, size, latency_s, bytes_per_s):
     network = {"latency_s": latency_s, "bytes_per_s": bytes_per_s}
     costs = {name: allreduce_s(name, boards, size, **network) for name in ALGORITHMS}
-    chosen = choose(boards, size, **network)
+    chosen = Network(boards, **network).choose(size)
     assert costs[chosen] == min(costs.values())
     assert chosen != "ring"
     if boards > 2 and abs(costs["star"] / costs["ring"] - 1) > 1e-9:
         assert star_beats_ring(boards, size, **network) == (costs["star"] < costs["ring"])
+
+
+def test_what_was_timed_decides_over_the_forms():
+    """Four boards whose processors are busy: star, two messages a worker, beats direct's three."""
+    timed = {"direct": (2.0, 2.5, 14.0), "star": (1.5, 1.8, 11.0), "split": (4.5, 4.9, 9.3)}
+    network = Network(4, 8e-4, 1e8, timed)
+    forms = Network(4, 8e-4, 1e8)
+    assert [forms.choose(size) for size in SIZES] == ["direct", "direct", "split"]
+    assert [network.choose(size) for size in SIZES] == ["star", "star", "split"]
+    for name in CHOICES:
+        got = [network.predicted_s(name, size) for size in (4, *SIZES, 1 << 20)]
+        assert got[1:4] == pytest.approx(timed[name])
+        between = network.predicted_s(name, 1 << 17)
+        assert between == pytest.approx(np.interp(1 << 17, SIZES, timed[name]))
+        assert got == sorted(got)
+    assert network.predicted_s("ring", SIZES[0]) == network.form_s("ring", SIZES[0])
+
+
+def test_noise_never_makes_a_larger_message_cheaper():
+    network = Network(2, 1e-3, 1e8, dict.fromkeys(CHOICES, (3.0, 2.0, 1.0)))
+    assert network.predicted_s("star", 1 << 22) == 1.0
+    assert network.predicted_s("star", 4) == 2.0
 
 
 def test_one_board_has_nothing_to_exchange():

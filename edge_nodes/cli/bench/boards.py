@@ -60,16 +60,16 @@ def bench(console: Console, *, quick: bool) -> dict[str, Any]:
 
 def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was wanted and whether it was reached."""
-    from edge_nodes.language.boards.costs import ALGORITHMS, allreduce_s, star_beats_ring
+    from edge_nodes.language.boards.costs import ALGORITHMS, star_beats_ring
 
     slower, off, checked, won = [], [], 0, 0
     for e in results["exchange"]:
         for row in e["rows"]:
             best = min(row[name] for name in ALGORITHMS)
             slower.append(100.0 * (row[row["chosen"]] / best - 1))
-            predicted = 1e3 * allreduce_s(row["chosen"], e["boards"], row["bytes"], **e["network"])
-            off.append(100.0 * (predicted / row[row["chosen"]] - 1))
-            if star_beats_ring(e["boards"], row["bytes"], **e["network"]):
+            off.append(100.0 * (row["predicted_ms"] / row[row["chosen"]] - 1))
+            form = {name: e["network"][name] for name in ("latency_s", "bytes_per_s")}
+            if star_beats_ring(e["boards"], row["bytes"], **form):
                 checked += 1
                 won += row["star"] < row["ring"]
     memory = [
@@ -94,6 +94,7 @@ def targets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def show(console: Console, result: Mapping[str, Any]) -> None:
     """Print the figures."""
     columns: tuple[str, ...] = ("boards", "latency_ms", "mbit_s", "bytes", "direct", "star", "split", "ring", "chosen")
+    columns += ("predicted_ms", "form_ms")
     rows = [[{**e, **row}[c] for c in columns] for e in result["results"]["exchange"] for row in e["rows"]]
     figures.show_table(console, "an allreduce, ms", columns, rows)
     columns = ("model", "shares", "token_ms", "prefill_ms", "bytes_per_token", "same_tokens", "growth_mb", "share_mb")

@@ -8,10 +8,8 @@ are those of one process bit for bit. The ring is the library's, in an order of 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -23,11 +21,11 @@ import torch.distributed as dist
 
 from edge_nodes.errors import State
 from edge_nodes.language.blocks.sum_tree import SumTree
-from edge_nodes.language.boards.costs import ALGORITHMS, choose
+from edge_nodes.language.boards.costs import ALGORITHMS
+from edge_nodes.language.boards.probe import measure
 from edge_nodes.language.errors import LanguageError
 
 Floats = npt.NDArray[np.float32]
-PINGS, PROBE_BYTES, PROBES = 12, 1 << 20, 3
 
 
 class BoardError(LanguageError):
@@ -35,19 +33,6 @@ class BoardError(LanguageError):
 
     def __init__(self, what: str, *, got: object = None, expected: str = "", remedy: str = "") -> None:
         super().__init__(what, got=got, expected=expected, remedy=remedy, state=State.NO_DEVICE)
-
-
-@dataclass(frozen=True)
-class Network:
-    """What was measured of the network.
-
-    Attributes:
-        latency_s: largest time in which rank 0 and another board exchange a number, with the backend's handshake.
-        bytes_per_s: smallest bandwidth.
-    """
-
-    latency_s: float
-    bytes_per_s: float
 
 
 class Link:
@@ -63,7 +48,7 @@ class Link:
         backend: of torch.distributed.
 
     Attributes:
-        network: latency and bandwidth, measured when the group is made.
+        network: what was measured when the group was made.
         step: number of the step, for errors.
         bytes_sent: payload sent by this board.
         reduced: {algorithm: messages}.
@@ -84,8 +69,7 @@ class Link:
         backend: str = "gloo",
     ) -> None:
         self.rank, self.ranks, self.algorithm = rank, ranks, algorithm
-        self.step, self.bytes_sent = 0, 0
-        self.reduced = dict.fromkeys(ALGORITHMS, 0)
+        self.step, self.bytes_sent, self.reduced = 0, 0, dict.fromkeys(ALGORITHMS, 0)
         self._deadline = timedelta(seconds=deadline_s)
         self._others = [r for r in range(ranks) if r != rank]
         self._trees = {"sum": SumTree((1,) * ranks), **(trees or {})}
@@ -95,7 +79,8 @@ class Link:
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=ranks, timeout=max(self._deadline, timedelta(seconds=5))
             )
-        self.network = self._calibrate()
+        self.network = measure(self)
+        self.bytes_sent, self.reduced = 0, dict.fromkeys(ALGORITHMS, 0)
 
     def close(self) -> None:
         """Leave the group; the others notice at their next exchange."""
@@ -118,7 +103,7 @@ class Link:
         algorithm = self.algorithm
         if algorithm == "auto":
             size = rows[0].nbytes * (tree.most_roots if tree else 1)
-            algorithm = choose(self.ranks, size, **asdict(self.network))
+            algorithm = self.network.choose(size)
         if algorithm == "ring" and tree is None:
             algorithm = "direct"
         self.reduced[algorithm] += 1
@@ -145,6 +130,18 @@ class Link:
             into, work = self._receive(array, sender)
             work.wait(timeout=patience)
             self._fetch(array, into)
+
+    def exchange(self, array: npt.NDArray[Any], peer: int) -> None:
+        """Send an array to another board, which does the same, and receive what it sends.
+
+        Raises:
+            BoardError: it does not answer within the deadline.
+        """
+        with self._failing("exchanging with a board"):
+            into = np.empty_like(array)
+            sent = self._send(array, peer)
+            self._gather([(into, peer)])
+            self._wait([sent])
 
     def _star(self, rows: Floats, tree: SumTree | None) -> None:
         with self._failing("star allreduce"):
@@ -227,35 +224,6 @@ class Link:
         except RuntimeError as error:
             text = str(error).split("\n")[0].rpartition("] ")[2] or str(error)
             raise BoardError(f"step {self.step}: {what} failed on rank {self.rank}", got=text[:200]) from error
-
-    def _calibrate(self) -> Network:
-        """Measure rank 0 to each other board, one after the other; tell all the worst."""
-        one, block = np.zeros(1, np.float32), np.zeros(PROBE_BYTES // 4, np.float32)
-        latencies, rates = [0.0], [float("inf")]
-        for other in range(1, self.ranks):
-            if self.rank in (0, other):
-                peer = other if self.rank == 0 else 0
-                latency = min(self._exchange(one, peer) for _ in range(PINGS))
-                taken = min(self._exchange(block, peer) for _ in range(PROBES))
-                latencies.append(latency)
-                rates.append(PROBE_BYTES / max(1e-9, taken - latency))
-        worst = np.array([max(latencies), min(rates)], np.float64)
-        if self.rank == 0:
-            self.send(self._others, worst)
-        else:
-            self.receive(worst, 0)
-        self.bytes_sent = 0
-        return Network(float(worst[0]), float(worst[1]))
-
-    def _exchange(self, array: Floats, peer: int) -> float:
-        """Return the time in which two boards send each other an array."""
-        with self._failing("measuring the network"):
-            into = np.empty_like(array)
-            begin = time.perf_counter()
-            sent = self._send(array, peer)
-            self._gather([(into, peer)])
-            self._wait([sent])
-            return time.perf_counter() - begin
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class BoardsModel:
         torch.set_num_threads(1)
         self._model, self._master, self._deadline_s, self._make_alone = model, master, deadline_s, alone
         self._alone: Any = None
+        self._token_bytes = 4 * model.width
         self._step, self._known = 0, np.zeros(int(model.slots), np.int64)  # positions of each slot on all boards
         self._lock, self._closing = threading.Lock(), threading.Event()
         self.link: Link | None = master.join(join_s)
@@ -134,6 +135,13 @@ class BoardsModel:
         """Forget keys and values on all boards, see the native model."""
         self._on_all(TRUNCATE, (slot, length))
         self._known[slot] = min(self._known[slot], length)
+
+    def figures(self) -> dict[str, str | int | float]:
+        """Return what a status says of the boards and of the sums of one token."""
+        link = self.link
+        if link is None:
+            return {"boards": 1 if self._alone else "lost"}
+        return link.network.figures(self._token_bytes)
 
     def close(self) -> None:
         """Let the other boards go, and end what reads weights."""
