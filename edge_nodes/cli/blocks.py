@@ -14,7 +14,7 @@ from edge_nodes.cli import figures
 from edge_nodes.errors import ParameterError
 from edge_nodes.paging.plan import Plan, Profile
 from edge_nodes.paging.plan import plan as plan_blocks
-from edge_nodes.paging.window import huge_page_budget, whole_pages
+from edge_nodes.paging.window import huge_page_budget, smallest_budget, whole_pages
 
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the blocks' bytes, beside the smallest budget and all
 
@@ -91,6 +91,7 @@ def plan(
     """
     from edge_nodes.language.blocks.directory import BlockDirectory
     from edge_nodes.language.blocks.profile import profile
+    from edge_nodes.language.blocks.streamed_model import reserve
     from edge_nodes.language.blocks.streaming import block_directory, blocks_budget, context_limit
     from edge_nodes.language.engine import make_model
 
@@ -98,6 +99,7 @@ def plan(
         directory = BlockDirectory(block_directory(model, status.update))
         context = int(min(context_tokens, context_limit(directory.metadata)))
         native = make_model(directory.sizes, context, slots=1, kv_cache="f16", threads=threads, kernel="auto")
+        reserve(native, directory)
         measured = profile(native, directory, status.update, fresh=fresh)
     fixed = int(native.cache_bytes) + int(native.work_bytes)
     budgets = grid(measured)
@@ -106,7 +108,8 @@ def plan(
     rows = [row(plan_blocks(measured, budget), fixed) for budget in budgets]
     config = {"model": directory.name, "context_tokens": context, "threads": int(native.threads)}
     rates = {m: round(rate / 1e6, 1) for m, rate in measured.bytes_per_s.items()}
-    results = {"budgets": rows, "read_mb_s": rates, "compute_ms": round(1e3 * sum(measured.use_s), 3)}
+    results: dict[str, Any] = {"budgets": rows, "read_mb_s": rates, "compute_ms": round(1e3 * sum(measured.use_s), 3)}
+    results["smallest_mb"] = -(-(smallest_budget(measured.sizes) + fixed) >> 20)
     return figures.result("plan", config, {**results, "asked_mb": budget_mb}, [])
 
 
@@ -135,5 +138,9 @@ def show_plan(console: Console, result: dict[str, Any]) -> None:
     columns = ("budget_mb", "blocks_mb", "pinned", "readers", "token_ms", "stall_ms", "peak_mb")
     title = f"{result['config']['model']}: predicted per token, by memory budget (MiB)"
     figures.show_table(console, title, columns, ([r[c] for c in columns] for r in found["budgets"]))
+    console.print(
+        "blocks: weights in memory; pinned: blocks that stay; stall: the token's wait for the disk", highlight=False
+    )
+    console.print(f"smallest budget: {found['smallest_mb']} MiB", highlight=False)
     reading = ", ".join(f"{m}: {rate:g}" for m, rate in found["read_mb_s"].items())
     console.print(f"computing {found['compute_ms']} ms; reading MB/s by readers: {reading}", highlight=False)

@@ -152,6 +152,7 @@ void edge::bind_streamed(py::module_& m, py::class_<Model>& model) {
   m.def("unit_of", &unit_of, py::arg("columns"), py::arg("least"), "Columns of a unit of a sum over a row.");
   model
       .def_property_readonly("work_bytes", &Model::work_bytes)
+      .def("use_ternary", &Model::use_ternary, "Make the work space of ternary weights.")
       .def_property_readonly("cache", [](const Model& self) { return self.config().cache; })
       .def(
           "set_source",

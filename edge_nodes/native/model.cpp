@@ -266,8 +266,9 @@ void Model::set_table_choices(std::vector<TableChoice> choices) {
 }
 
 size_t Model::work_bytes() const {
-  size_t total = ternary_.bytes() + cos_.bytes() + sin_.bytes() + scores_.bytes() + scratch_.bytes() + codes_.bytes() +
-                 code_scales_.bytes() + code_sums_.bytes() + code_totals_.bytes();
+  const size_t rope = size_t(config_.context) * size_t(config_.rope_dim) * sizeof(float);  // counts before it is made
+  size_t total = ternary_.bytes() + rope + scores_.bytes() + scratch_.bytes() + codes_.bytes() + code_scales_.bytes() +
+                 code_sums_.bytes() + code_totals_.bytes();
   for (const Buffer<float>* b : {&x_, &normed_, &q_, &k_, &v_, &mixed_, &gate_, &up_, &logits_, &partial_})
     total += b->bytes();
   return total;

@@ -87,6 +87,8 @@ class Model {
   // Shapes of the ternary matrices, each once; and from how many tokens on each is multiplied by tables.
   std::vector<std::pair<int, int>> ternary_shapes() const;
   void set_table_choices(std::vector<TableChoice> choices);
+  // Makes the work space of ternary weights, which are only known once they are there.
+  void use_ternary();
   size_t work_bytes() const;  // of activations, tables and scratch memory
   Cache& cache() { return *cache_; }
   const Cache& cache() const { return *cache_; }
@@ -111,7 +113,6 @@ class Model {
 
   Matrix* find_matrix(const std::string& name, int* rows, int* cols);
   Matrix* checked_matrix(const std::string& name, bool ternary, int rows, int cols);
-  void use_ternary();
   void set_columns();
   Buffer<float>* find_vector(const std::string& name, int* size);
   const Matrix& head() const { return output_.rows ? output_ : embedding_; }

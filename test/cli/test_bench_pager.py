@@ -23,7 +23,6 @@ def test_quick_run_has_every_target(tmp_path, monkeypatch):
     assert set(result) >= {"name", "machine", "config", "results", "targets"}
     assert len(result["targets"]) == 11
     assert {n["network"] for n in result["results"]["networks"]} == {
-        "PPN segmentation",
         "PPN reconstruction",
         "Splitformer",
     }

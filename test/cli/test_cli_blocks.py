@@ -49,11 +49,16 @@ def test_shares_from_speed_and_memory(run, tmp_path, capsys):
     assert "the boards do not hold the model together" in capsys.readouterr().err
 
 
-def test_models_plan(run, tmp_path):
+def test_models_plan(run, tmp_path, capsys):
     source, figures = write_gguf(tmp_path / "small.gguf"), tmp_path / "plan.json"
-    command = ("models", "plan", str(source), "--context-tokens", "64", "--budget-mb", "60", "--json", str(figures))
+    command = ("models", "plan", str(source), "--context-tokens", "8192", "--budget-mb", "60", "--json", str(figures))
     assert run(*command) == 0
-    rows = json.loads(figures.read_text())["results"]["budgets"]
+    results = json.loads(figures.read_text())["results"]
+    rows = results["budgets"]
     assert [r["budget_mb"] for r in rows] == sorted(r["budget_mb"] for r in rows)
     assert all(r["peak_mb"] <= r["budget_mb"] for r in rows)
     assert rows[-1]["stall_ms"] == 0.0
+    smallest = results["smallest_mb"]
+    assert run(*command[:-3], str(smallest), *command[-2:]) == 0
+    assert run(*command[:-3], str(smallest - 1), *command[-2:]) == 1
+    assert f"expected at least {smallest} MiB" in capsys.readouterr().err

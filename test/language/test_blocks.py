@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -15,11 +16,11 @@ from edge_nodes.errors import ModelError, State
 from edge_nodes.language import LanguageError, load
 from edge_nodes.language.blocks.convert import convert
 from edge_nodes.language.blocks.directory import BlockDirectory
-from edge_nodes.language.blocks.streamed_model import StreamedModel
+from edge_nodes.language.blocks.streamed_model import StreamedModel, reserve
 from edge_nodes.language.gguf_file import GgufFile
 from edge_nodes.paging.files import views
 from edge_nodes.paging.plan import Plan, Run
-from edge_nodes.paging.window import smallest_budget
+from edge_nodes.paging.window import smallest_budget, whole_pages
 
 TOKENS = np.random.default_rng(5).integers(3, 260, 40).astype(np.int32)
 RUN = Run(0.0, 0.0, 0)
@@ -78,6 +79,21 @@ def test_every_budget_gives_the_same_bits(source, folder):
         np.testing.assert_array_equal(say(model), expected)
         assert model.window.stats().peak_bytes <= plan.budget_bytes
         model.close()
+
+
+def test_work_space_is_counted_before_it_is_made(source, folder):
+    from edge_nodes.native import _kernels
+
+    directory = BlockDirectory(folder)
+    sizes = [file.bytes for file in directory.order()]
+    native = _kernels.Model(**directory.sizes, context=512, batch=8, threads=1)
+    reserve(native, directory)
+    counted = native.work_bytes
+    plan = Plan(sum(map(whole_pages, sizes)), 1, (), RUN)
+    with contextlib.closing(StreamedModel(native, directory, plan)) as model:
+        model.forward(TOKENS[:8], 0)
+    logits = 4 * directory.sizes["vocabulary"]
+    assert counted <= native.work_bytes <= counted + 2 * logits
 
 
 def test_budget_of_load(source, folder):

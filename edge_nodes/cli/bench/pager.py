@@ -175,7 +175,8 @@ def _cases(console: Console, model: str, quick: bool) -> Iterator[Case]:
         path = random_model(console, SHAPES[shape]) if shape else models.find(model, verify=False).path
         with console.status(f"blocks of {path.name}"):
             folder = block_directory(str(path), lambda _: None)
-        yield Case(name, str(path), str(folder), 3 if quick or shape else 4, 2)
+        rounds, steps = (2, 3) if quick else (3, 2) if shape else (4, 2)
+        yield Case(name, str(path), str(folder), rounds, steps)
 
 
 def _memory(case: Case, fixed_mb: float, budgets: Sequence[Mapping[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:

@@ -99,6 +99,12 @@ class StreamedModel:
             raise
 
 
+def reserve(model: Any, directory: BlockDirectory) -> None:
+    """Let a native model have all the work space that blocks need, so that `work_bytes` counts it."""
+    if any(parts["bits"] == 2 for file in directory.order() for parts in _matrices(*layout(file.path)).values()):
+        model.use_ternary()
+
+
 def _embedding_name(file: BlockFile) -> str:
     return "output" if file.name.startswith("head.") else "token_embd"
 

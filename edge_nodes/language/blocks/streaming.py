@@ -11,7 +11,7 @@ from edge_nodes import models
 from edge_nodes.errors import State
 from edge_nodes.language.blocks.directory import BlockDirectory, is_block_directory
 from edge_nodes.language.blocks.profile import profile
-from edge_nodes.language.blocks.streamed_model import StreamedModel
+from edge_nodes.language.blocks.streamed_model import StreamedModel, reserve
 from edge_nodes.language.errors import LanguageError
 from edge_nodes.paging.plan import READERS, Plan, Run, plan
 from edge_nodes.paging.window import smallest_budget, whole_pages
@@ -50,6 +50,7 @@ def stream(
     progress: Callable[[str], None] = lambda _: None,
 ) -> StreamedModel:
     """Return a native model of the directory's sizes with its weights, within a budget; see `open_streamed`."""
+    reserve(model, directory)
     sizes = [file.bytes for file in directory.order()]
     total = sum(map(whole_pages, sizes))
     budget = blocks_budget(model, sizes, memory_budget_mb) if memory_budget_mb else total
