@@ -32,6 +32,8 @@ RANGE_M, MIN_POINTS = 40.0, 50
 PERIOD_NS = 100_000_000
 AHEAD = 5
 """Scans from now to the forecast."""
+WITH_RETURNS = "network, cells with returns"
+"""The network's overlap over the cells of `with_returns` alone."""
 METHODS = ("network", "last scan", "OR of 16 scans", "OR of 16 scans, robot's motion taken out")
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
@@ -187,6 +189,14 @@ class OccupancyScore:
             "forecast_iou_near_motion": self._moving,
         }
         return {measure: {name: s.value for name, s in each.items()} for measure, each in sums.items()}
+
+
+def with_returns(sample: Sample) -> Labels:
+    """Return the labels (H, W) of the cells that any of the scans has a return in, `IGNORE` elsewhere.
+
+    What is left out are the far sides of things and what lies behind them, which a labelling of points never asks for.
+    """
+    return np.where(sample.input.max(0) > 0, sample.label, np.uint8(IGNORE))
 
 
 def scans_alone(maps: npt.NDArray[np.uint8]) -> tuple[Mask, Mask]:

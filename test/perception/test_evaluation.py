@@ -23,6 +23,7 @@ from edge_nodes.perception.evaluation import (
     read_samples,
     semantic_map,
     things,
+    with_returns,
 )
 from edge_nodes.perception.frames import read_frames
 
@@ -109,6 +110,15 @@ def test_overlap_of_occupancy():
     assert score.values["occupancy_iou"]["network"] == 1.0
     assert score.values["forecast_iou"]["network"] == 1.0
     assert score.values["forecast_iou"]["last scan"] == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_cells_without_a_return_in_any_scan_are_left_out():
+    label = np.array([[1, 3, 3], [0, IGNORE, 4]], np.uint8)
+    maps = np.zeros((36, 2, 3), np.uint8)
+    maps[0, 0, 0] = maps[35, 0, 1] = maps[3, 1, 1] = 9
+    nothing = np.zeros(label.shape, bool)
+    got = with_returns(Sample(maps, label, nothing, nothing, nothing))
+    np.testing.assert_array_equal(got, [[1, 3, IGNORE], [IGNORE, IGNORE, IGNORE]])
 
 
 def test_a_standing_scene_is_measured_where_it_is(tmp_path):

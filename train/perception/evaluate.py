@@ -17,7 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from edge_nodes import models
-from edge_nodes.perception.evaluation import ClassScore, Mask, OccupancyScore, Sample, by_rules, scans_alone
+from edge_nodes.perception.evaluation import (
+    WITH_RETURNS,
+    ClassScore,
+    Mask,
+    OccupancyScore,
+    Sample,
+    by_rules,
+    scans_alone,
+    with_returns,
+)
 from edge_nodes.perception.networks import fused
 from train.perception.dataset import held_out
 from train.perception.train import NETWORKS, checkpoint
@@ -35,12 +44,14 @@ class Scores:
     """Sums over stamps of what the networks and simple methods get right."""
 
     def __init__(self) -> None:
-        self.classes, self.rules, self.occupancy, self.count = ClassScore(), ClassScore(), OccupancyScore(), 0
+        self.classes, self.seen, self.rules = ClassScore(), ClassScore(), ClassScore()
+        self.occupancy, self.count = OccupancyScore(), 0
 
     def add(self, sample: Sample, label: npt.NDArray[np.uint8], now: Mask, later: Mask) -> None:
         """Add one stamp: class ids, occupancy now and ahead as the networks have them, (H, W) each."""
         self.count += 1
         self.classes.add(label, sample.label)
+        self.seen.add(label, with_returns(sample))
         self.rules.add(by_rules(sample.input), sample.label)
         last, every = scans_alone(sample.input)
         self.occupancy.add({"network": now, "last scan": last, "OR of 16 scans": every}, sample, later)
@@ -48,7 +59,7 @@ class Scores:
     @property
     def values(self) -> dict[str, Any]:
         """IoU of every method; occupancy and forecast on cells that can be known."""
-        iou = {"network": self.classes.values, "rules": self.rules.values}
+        iou = {"network": self.classes.values, WITH_RETURNS: self.seen.values, "rules": self.rules.values}
         return {"samples": self.count, "segmentation_iou": iou, **self.occupancy.values}
 
 

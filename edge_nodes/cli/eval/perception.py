@@ -133,18 +133,20 @@ def _last(maps: Any) -> Any:
 
 
 def _segmentation_simulated(samples: Iterable[ev.Sample], inference: Inference) -> Found:
-    network, rules, count = ev.ClassScore(), ev.ClassScore(), 0
+    network, seen, rules, count = ev.ClassScore(), ev.ClassScore(), ev.ClassScore(), 0
     for sample in samples:
         count += 1
-        network.add(ev.labels_of(inference, _last(sample.input)), sample.label)
+        labels = ev.labels_of(inference, _last(sample.input))
+        network.add(labels, sample.label)
+        seen.add(labels, ev.with_returns(sample))
         rules.add(ev.by_rules(sample.input), sample.label)
-    found = {"stamps": count, "iou": {"network": network.values, "rules": rules.values}}
+    iou = {"network": network.values, ev.WITH_RETURNS: seen.values, "rules": rules.values}
     targets = [
         target("mean IoU, simulated", network.values["mean"], ">=", 0.75),
         target("person IoU, simulated", network.values["person"], ">=", 0.5),
         target("mean IoU above the rules'", network.values["mean"], ">", rules.values["mean"]),
     ]
-    return found, targets
+    return {"stamps": count, "iou": iou}, targets
 
 
 def _segmentation_real(frames: list[Frame], data: Path, inference: Inference, sector_deg: float) -> Found:
