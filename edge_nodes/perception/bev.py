@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.ego_motion import EgoMotion
+from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.grid import cell_index, moved
 from edge_nodes.perception.ground import Ground, GroundEstimator
 from edge_nodes.perception.odometry import Motion2
@@ -76,6 +77,28 @@ def bev_map(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> 
     return BevMap(_CODE[counts], _CODE[obstacle])
 
 
+def intensity_map(points: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> Codes:
+    """Return the mean intensity in each cell, of the ground's points and of those in the band that blocks the robot.
+
+    Args:
+        points: (N, 4) float32, m and the sensor's unit of intensity.
+        ground: under them.
+        config: grid, height band and `intensity_full`, which becomes 255.
+
+    Returns:
+        (H, W, 2) uint8.
+    """
+    n = config.cells
+    height = ground.height_of(points)
+    bins = 2 * cell_index(points, config) + (height >= config.min_height_m)
+    within = (height >= _BOTTOM_M) & (height < config.max_height_m) & np.isfinite(points[:, 3])
+    bins = np.minimum(bins[within], 2 * n * n)
+    count = np.bincount(bins, minlength=2 * n * n + 1)[:-1]
+    total = np.bincount(bins, points[within, 3], 2 * n * n + 1)[:-1]
+    mean = total / np.maximum(count, 1) * (255 / config.intensity_full)
+    return np.clip(np.round(mean), 0, 255).astype(np.uint8).reshape(n, n, 2)
+
+
 def _slice_table(config: BevConfig, area: int) -> npt.NDArray[np.int32]:
     """Return the slice that each height step lies in; the last two entries are no slice."""
     steps = round((_TOP_M - _BOTTOM_M) / _STEP_M)
@@ -95,7 +118,8 @@ class BevHistory:
     def __init__(self, config: BevConfig) -> None:
         self.config = config
         n = config.cells
-        self._input = np.zeros((n, n, SLICES + 2 * (config.history - 1)), np.uint8)
+        self._older_end = SLICES + 2 * (config.history - 1)
+        self._input = np.zeros((n, n, self._older_end + 2 * (config.intensity_full > 0)), np.uint8)
         self._older: deque[tuple[npt.NDArray[np.uint16], Motion2]] = deque(maxlen=config.history - 1)
         self._estimator = GroundEstimator(config.range_m)
         self.ego_motion = EgoMotion(config)
@@ -105,7 +129,7 @@ class BevHistory:
 
     @property
     def channels(self) -> int:
-        """Channels of the input: 6 + 2 (history - 1)."""
+        """Channels of the input: 6 + 2 (history - 1), and 2 more with intensity."""
         return int(self._input.shape[2])
 
     def configure(self, config: BevConfig) -> None:
@@ -124,14 +148,24 @@ class BevHistory:
         """Add a scan and return the networks' input.
 
         Args:
-            xyz: (N, 3) float32, m, sensor frame.
+            xyz: (N, 3) float32, m, sensor frame; with `intensity_full` (N, 4), the intensity last.
             stamp_ns: its stamp; one that lies back in time or far ahead starts the history anew.
 
         Returns:
             (H, W, channels) uint8: the six slices of this scan, then obstacle and ground count of each older one,
-            newest first, in this scan's frame; channels last, as the networks run fastest. Valid until the next
-            call.
+            newest first, in this scan's frame, then `intensity_map` if wanted; channels last, as the networks run
+            fastest. Valid until the next call.
+
+        Raises:
+            PerceptionError: the intensity is wanted and not there; see also `EgoMotion.update`.
         """
+        if self.config.intensity_full > 0 and xyz.shape[1] < 4:
+            raise PerceptionError(
+                "the scan has no intensity",
+                got=f"{xyz.shape[1]} columns",
+                expected="x, y, z, intensity",
+                remedy="Set bev.intensity_full: 0 for a network that does without.",
+            )
         gap = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
         if gap < 0 or gap > self.config.max_gap_s * 1e9:
             self.reset()
@@ -143,6 +177,8 @@ class BevHistory:
         new = bev_map(xyz, self.ground, self.config)
         self._age(self.motion)
         self._input[..., :SLICES] = new.slices
+        if self.config.intensity_full > 0:
+            self._input[..., self._older_end :] = intensity_map(xyz, self.ground, self.config)
         pair = np.dstack([new.obstacle, new.slices[..., 0]]).view(np.uint16)[..., 0]
         self._older.appendleft((np.ascontiguousarray(pair), Motion2()))
         self._stamp_ns = stamp_ns

@@ -13,56 +13,62 @@ from edge_nodes.perception.errors import PerceptionError
 # sensor_msgs/PointField constants.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _NO_RETURN_M = 1e-3
+_INTENSITY = ("intensity", "reflectivity", "i")
 
 
 class Cloud(NamedTuple):
     """Points that returned.
 
     Attributes:
-        xyz: (N, 3) float32, m, in the message's frame.
-        intensity: (N,) float32 in the sensor's unit, None if the message has none.
+        points: (N, 3) float32, m, in the message's frame; (N, 4) with the intensity in the sensor's unit.
     """
 
-    xyz: npt.NDArray[np.float32]
-    intensity: npt.NDArray[np.float32] | None
+    points: npt.NDArray[np.float32]
+
+    @property
+    def xyz(self) -> npt.NDArray[np.float32]:
+        """Where the points are: (N, 3) float32, m."""
+        return self.points[:, :3]
 
 
-def decode(message: Any) -> Cloud:
+def decode(message: Any, *, intensity: bool = False) -> Cloud:
     """Return the points of a sensor_msgs/PointCloud2, without the ones that are no return (NaN, infinite, zero).
 
     Args:
         message: anything with PointCloud2's attributes; `data` may be an array, a list of bytes or a buffer.
+        intensity: read it too, from the field intensity, reflectivity or i.
 
     Raises:
-        PerceptionError: the layout contradicts itself, x, y or z is missing, or no point is left.
+        PerceptionError: the layout contradicts itself, a field is missing, or no point is left.
     """
     fields = {f.name: f for f in message.fields}
     raw = _rows(message)
-    columns = [_column(message, raw, fields, name) for name in ("x", "y", "z")]
-    xyz = np.empty((raw.shape[0] * raw.shape[1], 3), np.float32)
+    names = ["x", "y", "z"]
+    if intensity:
+        names.append(next((n for n in _INTENSITY if n in fields), _INTENSITY[0]))
+    columns = [_column(message, raw, fields, name) for name in names]
+    points = np.empty((raw.shape[0] * raw.shape[1], len(names)), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for axis, column in enumerate(columns):
-            xyz[:, axis] = column.reshape(-1)
-        keep = _returned(xyz)
-    name = next((n for n in ("intensity", "reflectivity", "i") if n in fields), "")
-    intensity = _column(message, raw, fields, name).astype(np.float32).reshape(-1) if name else None
+            points[:, axis] = column.reshape(-1)
+        keep = _returned(points)
     if keep.all():
-        return Cloud(xyz, intensity)
+        return Cloud(points)
     index = np.flatnonzero(keep)
     if not index.size:
         raise PerceptionError(
             "the cloud has no valid point",
-            got=f"{len(xyz)} points, all NaN, infinite or zero",
+            got=f"{len(points)} points, all NaN, infinite or zero",
             expected="at least one finite point",
             remedy="See whether the sensor's window is covered and whether the driver runs.",
         )
-    return Cloud(xyz[index], None if intensity is None else intensity[index])
+    return Cloud(points[index])
 
 
-def _returned(xyz: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    reach = np.abs(xyz[:, 0])
-    reach += np.abs(xyz[:, 1])
-    reach += np.abs(xyz[:, 2])
+def _returned(points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    reach = np.abs(points[:, 0])
+    reach += np.abs(points[:, 1])
+    reach += np.abs(points[:, 2])
     # NaN fails both comparisons.
     return (reach > _NO_RETURN_M) & (reach < np.float32(np.inf))
 
@@ -102,7 +108,9 @@ def _column(message: Any, raw: npt.NDArray[np.uint8], fields: dict[str, Any], na
     """Return one field as a (height, width) view."""
     if name not in fields:
         raise PerceptionError(
-            f"the cloud has no field {name!r}", got=", ".join(sorted(fields)) or "no fields", expected="x, y and z"
+            f"the cloud has no field {name!r}",
+            got=", ".join(sorted(fields)) or "no fields",
+            expected="x, y and z; with bev.intensity_full also intensity",
         )
     field = fields[name]
     kind = _TYPES.get(int(field.datatype))

@@ -48,6 +48,13 @@ class BevConfig:
         minimum=0.0,
         maximum=10.0,
     )
+    intensity_full: float = parameter(
+        0.0,
+        "intensity that a map shows as full, for networks that learned with it; 0 leaves it out, as the shipped "
+        "networks learned",
+        minimum=0.0,
+        fixed=True,
+    )
     ego_motion: str = parameter(
         "auto",
         "how older maps and tracks follow the robot's own motion: by TF, by odometry, by matching scans, auto (the "

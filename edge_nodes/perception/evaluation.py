@@ -202,7 +202,7 @@ def with_returns(sample: Sample) -> Labels:
 def scans_alone(maps: npt.NDArray[np.uint8]) -> tuple[Mask, Mask]:
     """Return what the newest of the maps (36, H, W) and what any of them has as occupied, (H, W) each."""
     last = maps[1:5].max(0) > 0
-    return last, last | (maps[6::2].max(0) > 0)
+    return last, last | (maps[6:36:2].max(0) > 0)
 
 
 def labels_of(inference: Inference, maps: npt.NDArray[np.uint8]) -> Labels:

@@ -154,7 +154,9 @@ def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, chann
     wanted = hyper.get("inputs", 36)
     if channels != wanted:
         raise PerceptionError(
-            f"{found.path} does not fit bev.history", got=bev.history, expected=str((wanted - 6) // 2 + 1)
+            f"{found.path} does not fit the maps",
+            got=f"{channels} channels of bev.history {bev.history} and bev.intensity_full {bev.intensity_full:g}",
+            expected=f"{wanted}: 6, 2 for each older map, 2 with intensity",
         )
     if bev.cells % MULTIPLE:
         raise PerceptionError(

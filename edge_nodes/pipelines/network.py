@@ -41,12 +41,16 @@ class NetworkPipeline(Pipeline[ConfigT]):
         return True
 
     def scan(self, message: Any) -> tuple[npt.NDArray[np.float32], int, str]:
-        """Return a cloud's points (N, 3) in m, its stamp in ns and its frame, in which the motion is looked up."""
+        """Return a cloud's points as the network wants them, its stamp in ns, and the frame its motion is told of.
+
+        The points are (N, 3) float32 in m, or (N, 4) with the intensity.
+        """
         from edge_nodes.perception.cloud import decode
 
-        xyz, frame = decode(message).xyz, message.header.frame_id
+        points = decode(message, intensity=self.config.bev.intensity_full > 0).points
+        frame = message.header.frame_id
         self.network.inference.history.ego_motion.sensor_frame = frame
-        return xyz, stamp_ns(message.header.stamp), frame
+        return points, stamp_ns(message.header.stamp), frame
 
     def reads(self, topic: str) -> bool:
         """See `Pipeline.reads`."""

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edge_nodes.perception import BevConfig, BevHistory, Ground, GroundEstimator, bev_map
+from edge_nodes.perception import BevConfig, BevHistory, Ground, GroundEstimator, PerceptionError, bev_map
 from edge_nodes.perception.bev import slice_edges
 
 SMALL = BevConfig(range_m=4.0, resolution_m=0.5, history=4)
@@ -77,6 +77,32 @@ def test_history_equals_maps_made_anew():
             want[..., 6 + 2 * age] = older.obstacle
             want[..., 7 + 2 * age] = older.slices[..., 0]
         np.testing.assert_array_equal(got, want)
+
+
+def test_intensity_is_the_mean_of_each_cell_by_ground_and_band():
+    rng = np.random.default_rng(5)
+    config = dataclasses.replace(SMALL, intensity_full=100.0, sensor_height_m=1.0, ego_motion="none")
+    points = rng.uniform([-4.5, -4.5, -1.5, 0], [4.5, 4.5, 3, 150], (3000, 4)).astype(np.float32)
+    history = BevHistory(config)
+    history.push(points[::-1], 0)
+    got = history.push(points, 10**8)
+    assert got.shape == (SMALL.cells, SMALL.cells, 6 + 2 * (SMALL.history - 1) + 2)
+    cells = np.floor(SMALL.cells / 2 - points[:, :2] / SMALL.resolution_m).astype(int)
+    height = points[:, 2] + 1.0
+    for row, column in np.ndindex(got.shape[:2]):
+        here = (cells == (row, column)).all(1)
+        for channel, (low, high) in enumerate(
+            ((-1.0, config.min_height_m), (config.min_height_m, config.max_height_m))
+        ):
+            values = points[here & (height >= low) & (height < high), 3]
+            want = min(255, 255 * values.mean() / 100) if len(values) else 0
+            assert got[row, column, channel - 2] == pytest.approx(want, abs=0.51)
+
+
+def test_intensity_that_is_wanted_must_be_there():
+    history = BevHistory(dataclasses.replace(SMALL, intensity_full=255.0))
+    with pytest.raises(PerceptionError, match="no intensity; got 3 columns"):
+        history.push(np.ones((10, 3), np.float32), 0)
 
 
 @pytest.mark.parametrize("jump_s", [-0.2, 5.0])

@@ -24,15 +24,13 @@ def test_number_types_and_byte_orders(kind, big):
     cloud = decode(cloud_message(points, tuple((n, kind) for n in ("x", "y", "z")), big=big))
     assert cloud.xyz.dtype == np.float32
     np.testing.assert_array_equal(cloud.xyz, points[:, :3])
-    assert cloud.intensity is None
 
 
 def test_any_field_order_with_gaps_and_wide_steps():
     fields = (("intensity", "u2"), ("z", "f8"), ("ring", "u1"), ("x", "f4"), ("y", "f4"))
     message = cloud_message(POINTS[:, [3, 2, 0, 0, 1]], fields, offsets=[1, 4, 13, 17, 23], point_step=48)
-    cloud = decode(message)
-    np.testing.assert_array_equal(cloud.xyz, POINTS[:, :3])
-    np.testing.assert_array_equal(cloud.intensity, POINTS[:, 3])
+    np.testing.assert_array_equal(decode(message).points, POINTS[:, :3])
+    np.testing.assert_array_equal(decode(message, intensity=True).points, POINTS)
 
 
 @pytest.mark.parametrize("pad", [0, 7])
@@ -44,9 +42,20 @@ def test_organised_clouds_with_padded_rows(pad):
 
 def test_points_without_return_are_dropped():
     bad = np.array([[np.nan, 1, 1, 5], [0, 0, 0, 6], [np.inf, 0, 0, 7], [1, 2, np.nan, 8], [0, 0, 1e-5, 9]])
-    cloud = decode(cloud_message(np.concatenate([bad, POINTS])))
-    np.testing.assert_array_equal(cloud.xyz, POINTS[:, :3])
-    np.testing.assert_array_equal(cloud.intensity, POINTS[:, 3])
+    message = cloud_message(np.concatenate([bad, POINTS]))
+    np.testing.assert_array_equal(decode(message).xyz, POINTS[:, :3])
+    np.testing.assert_array_equal(decode(message, intensity=True).points, POINTS)
+
+
+@pytest.mark.parametrize("name", ["intensity", "reflectivity", "i"])
+def test_intensity_has_several_names(name):
+    fields = (*XYZI[:3], (name, "f4"))
+    np.testing.assert_array_equal(decode(cloud_message(POINTS, fields), intensity=True).points, POINTS)
+
+
+def test_a_cloud_without_the_intensity_asked_for():
+    with pytest.raises(PerceptionError, match="no field 'intensity'; got x, y, z"):
+        decode(cloud_message(POINTS[:, :3], XYZI[:3]), intensity=True)
 
 
 @pytest.mark.parametrize("convert", [bytes, bytearray, lambda d: array.array("B", bytes(d)), list])

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from perception_messages import cloud_message, image_message
+from safetensors.torch import load_file, save_file
 
 from edge_nodes import events, models
 from edge_nodes.errors import EdgeNodesError, ModelError, State
@@ -56,6 +58,30 @@ def message(fields):
 
 def drain(pipeline, topic, msg, wanted):
     return {o.topic: o.fields for o in pipeline.process(topic, msg, received_ns=0, wanted=wanted)}
+
+
+@shipped
+def test_a_network_with_intensity_starts_from_one_without(tmp_path):
+    """Its manifest asks for two channels more; their weights are zero, so it answers the same."""
+    found = models.find("perception/segmentation")
+    state = load_file(found.path)
+    for name, value in state.items():
+        if value.ndim == 4 and value.shape[1] == 36:
+            state[name] = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 2))
+    save_file(state, tmp_path / "model.safetensors")
+    about = {k: found.manifest[k] for k in ("format", "architecture")}
+    hyper = {**found.manifest["hyper_parameters"], "inputs": 38}
+    models.write_manifest(tmp_path, "model.safetensors", hyper_parameters=hyper, **about)
+    without = SegmentationPipeline(SegmentationConfig(device="cpu"))
+    config = replace(without.config, {"model": str(tmp_path), "bev.intensity_full": 255.0})
+    answers = []
+    for pipeline in (without, SegmentationPipeline(config)):
+        pipeline.load(lambda _: None)
+        answers.append(drain(pipeline, "points", scan(), {LABELS})[LABELS]["data"])
+    np.testing.assert_array_equal(*answers)
+    assert pipeline.network.inference.history.push(np.full((9, 4), 50, np.float32), 0).shape[2] == 38
+    with pytest.raises(PerceptionError, match="does not fit the maps; got 36 channels"):
+        SegmentationPipeline(replace(without.config, {"model": str(tmp_path)})).load(lambda _: None)
 
 
 @pytest.fixture(scope="module")

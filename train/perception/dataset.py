@@ -33,12 +33,15 @@ OUTDOOR_TEST_SEEDS = tuple(range(97_000, 97_060))
 TEST_SEEDS = (*PLAIN_TEST_SEEDS, *OUTDOOR_TEST_SEEDS)
 _HELD_OUT = frozenset(TEST_SEEDS)
 VERSION = 1
+INTENSITY_FULL = 0.0
+"""`bev.intensity_full` of the networks to train; sensors are made with 0 to 255. The shipped ones know no intensity."""
+CHANNELS = 36 + 2 * (INTENSITY_FULL > 0)
 
 
 def cache() -> Path:
     """Return the directory of the made sequences."""
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "edge_nodes" / "train" / f"perception_v{VERSION}"
+    return base / "edge_nodes" / "train" / f"perception_v{VERSION}{'_intensity' if INTENSITY_FULL else ''}"
 
 
 def setting(seed: int) -> tuple[Sensor, Scene]:
@@ -63,7 +66,7 @@ def setting(seed: int) -> tuple[Sensor, Scene]:
 def make(seed: int) -> list[Sample]:
     """Return the samples of one simulated sequence, or of one stamp with hardly any history (40,000 to 49,999)."""
     # Held-out sequences go the way of the nodes; the others are moved by the true motion when they are loaded.
-    config = BevConfig(ego_motion="scan" if seed in _HELD_OUT else "none")
+    config = BevConfig(ego_motion="scan" if seed in _HELD_OUT else "none", intensity_full=INTENSITY_FULL)
     sensor, scene = setting(seed)
     if seed // 10_000 == 4:
         return _stamp(seed, sensor, scene, config)
@@ -81,8 +84,8 @@ def make(seed: int) -> list[Sample]:
 
 
 def points_of(scan: Scan) -> npt.NDArray[np.float32]:
-    """Return the points (N, 3) of a scan that returned."""
-    points = scan.cloud.reshape(-1, 4)[:, :3]
+    """Return the points (N, 4) of a scan that returned."""
+    points = scan.cloud.reshape(-1, 4)
     return np.ascontiguousarray(points[np.isfinite(points[:, 0])])
 
 

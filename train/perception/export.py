@@ -23,13 +23,13 @@ from edge_nodes.perception.config import CLASSES, BevConfig
 from edge_nodes.perception.frames import read_frames
 from edge_nodes.perception.inference import FORMAT
 from train.perception.calibrate import calibrate
-from train.perception.dataset import TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
+from train.perception.dataset import CHANNELS, TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
 from train.perception.evaluate import evaluate
 from train.perception.train import NETWORKS, begin, checkpoint
 
 WHAT = {
-    "segmentation": ("pyramid", {"inputs": 36, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
-    "reconstruction": ("autoencoder", {"inputs": 36, "outputs": 2, "widths": [32, 64, 96, 128]}),
+    "segmentation": ("pyramid", {"inputs": CHANNELS, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
+    "reconstruction": ("autoencoder", {"inputs": CHANNELS, "outputs": 2, "widths": [32, 64, 96, 128]}),
 }
 CARD = """# {title}
 
@@ -72,6 +72,13 @@ EXTRA = {
 }
 
 
+SEEN = """
+
+"Cells with returns" are those in which any of the 16 scans has one. "Network" is asked of all cells: also of the far
+sides of things, which reconstruction fills in as well. A return says that a cell is not unknown, so that class has next
+to nothing left to be found there."""
+
+
 def table(rows: dict[str, dict[str, float]], title: str) -> str:
     """Return a Markdown table: a row for each method."""
     columns = list(next(iter(rows.values())))
@@ -96,7 +103,7 @@ def tables(name: str, metrics: dict[str, Any]) -> str:
         }
         for method in found["forecast_iou"]:
             rows[f"{kind}: {method}"] = {c: found[k].get(method, float("nan")) for c, k in measures.items()}
-    return table(rows, "set, method").replace("nan", "-")
+    return table(rows, "set, method").replace("nan", "-") + (SEEN if name == "segmentation" else "")
 
 
 def real_frames(name: str, packs: Sequence[Path]) -> str:

@@ -14,7 +14,8 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +25,19 @@ from torch import Tensor, distributed, nn
 
 from edge_nodes import heap, models
 from edge_nodes.perception.networks import AutoencoderNetwork, PyramidNetwork
-from train.perception.dataset import TRAIN_SEEDS, Sample, available, cache, load
+from train.perception.dataset import CHANNELS, INTENSITY_FULL, TRAIN_SEEDS, Sample, available, cache, load
 from train.perception.losses import reconstruction_loss, segmentation_loss
 
 BATCH, GROUP, DECAY = 4, 8, 0.997
-NETWORKS = {"segmentation": PyramidNetwork, "reconstruction": AutoencoderNetwork}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "segmentation": partial(PyramidNetwork, inputs=CHANNELS),
+    "reconstruction": partial(AutoencoderNetwork, inputs=CHANNELS),
+}
 
 
 def checkpoint(name: str) -> Path:
     """Return the path of a network's newest averaged weights."""
-    return cache().parent / "checkpoints" / f"{name}.safetensors"
+    return cache().parent / f"checkpoints{'_intensity' if INTENSITY_FULL else ''}" / f"{name}.safetensors"
 
 
 def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
@@ -41,7 +45,7 @@ def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     arrays = [np.asarray(a) for a in sample]
     if rng.random() < 0.15:
         arrays[0] = arrays[0].copy()
-        arrays[0][6 + 2 * int(rng.integers(0, 15)) :] = 0
+        arrays[0][6 + 2 * int(rng.integers(0, 15)) : 36] = 0
     turns, mirror = int(rng.integers(4)), rng.random() < 0.5
     arrays = [np.rot90(a, turns, axes=(-2, -1)) for a in arrays]
     return [np.ascontiguousarray(a[..., ::-1] if mirror else a) for a in arrays]

@@ -130,7 +130,7 @@ class ReferenceInference:
             self.maps.reset()
         self.history.ground = Ground(offset_m=0.0 - bev.sensor_height_m)
         if bev.sensor_height_m:
-            xyz = xyz + np.array([0, 0, bev.sensor_height_m], np.float32)
+            xyz = xyz[:, :3] + np.array([0, 0, bev.sensor_height_m], np.float32)
         maps = self.maps.push(xyz)
         self._stamp_ns = stamp_ns
         middle = time.perf_counter()
