@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from edge_nodes.cli.app import app
 from edge_nodes.cli.bench import attention as bench_attention
+from edge_nodes.cli.bench import attention_keys
 from edge_nodes.cli.eval import delta as eval_delta
+from edge_nodes.language.delta import reference
+from edge_nodes.language.synthetic import Shape, write_model
 
 pytest.importorskip("edge_nodes.native._kernels", reason="C++ extension not built")
 
@@ -32,6 +36,35 @@ def test_the_figures_are_complete(tmp_path, monkeypatch):
     assert [t["target"] for t in found["targets"]] == [0.5, 1.3, 0.95] * 2
     for row in rows.values():
         assert min(row["decode_ms"], row["bound_ms"], row["prefill_ms"], row["speedup"]) > 0
+
+
+def test_keys_of_a_model_on_a_text_are_attended_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_attention, "SHAPES", ())
+    monkeypatch.setattr(bench_attention, "CONTEXTS", (128,))
+    monkeypatch.setattr(bench_attention, "ROUNDS", 1)
+    monkeypatch.setattr(bench_attention, "DENSE_BELOW", 0)
+    text, file, model = (tmp_path / name for name in ("text.txt", "figures.json", "model.gguf"))
+    write_model(model, Shape("llama", 2, 256, 256, 4, 2, 64, 512, 2048, 1e4), kind="Q8_0", head="Q8_0")
+    text.write_text("the robot turns left at the door and stops before the wall. " * 40)
+    done = CliRunner().invoke(
+        app, ["bench", "attention", "--text", str(text), "--model", str(model), "--json", str(file)]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(file.read_text())
+    (name,) = found["config"]["keys"]
+    assert "on text.txt, theta 1" in found["config"]["keys"][name]
+    row = next(row for row in found["results"]["attention"] if row["kind"] == "delta")
+    keys = attention_keys.ModelKeys(str(model), text, 192)
+    rows = keys.rows(0, 192).keys
+    zeros = [
+        np.mean(reference.coded_rows(rows[layer, :, head], 1.0) == 0)
+        for layer, head in np.ndindex(rows.shape[0], rows.shape[2])
+    ]
+    assert row["zeros"] == pytest.approx(np.mean(zeros), abs=0.02)
+    text.write_text("too short")
+    done = CliRunner().invoke(app, ["bench", "attention", "--text", str(text), "--model", str(model)])
+    assert done.exit_code != 0
+    assert "too short" in str(done.exception)
 
 
 def test_targets_compare_with_dense_at_the_wanted_sparsity():

@@ -122,3 +122,6 @@ def test_blocks_leave_out_less_at_equal_error():
     assert found["single elements of keys"]["zeros"] > found["blocks of 4 channels"]["zeros"]
     assert found["blocks of 4 channels"]["zeros"] > found["blocks of 8 channels"]["zeros"]
     assert found["values, 8 bits"]["error_sd"] < 0.02
+    step = np.abs(values).max(axis=3, keepdims=True) / 7
+    rounded = np.rint(values / step) * step
+    assert found["values, 4 bits"]["error_sd"] == pytest.approx((rounded - values).std() / values.std(), rel=0.05)

@@ -79,9 +79,13 @@ def bench_attention(
     quick: Quick = False,
     threads: Annotated[int, typer.Option(help="Threads that share the heads.")] = 1,
     kernel: Annotated[str, typer.Option(help="Instruction set: auto, avx512vnni, avx2, portable.")] = "auto",
+    text: Annotated[
+        Path | None, typer.Option(help="Text whose keys in the model are attended over as well; may be gzip.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name or file of the model that reads the text.")] = "smollm2-135m",
 ) -> None:
     """Dense and delta attention: time of a token, of a prompt, bytes of the keys, and what memory allows."""
-    _run("attention", as_json, quick=quick, threads=threads, kernel=kernel)
+    _run("attention", as_json, quick=quick, threads=threads, kernel=kernel, text=text, model=model)
 
 
 @app.command("lut")

@@ -2,70 +2,76 @@
 """`edge-nodes bench attention`: dense and delta attention over their caches, without the rest of the model.
 
 The machine may be shared: all kinds are timed in turn, many rounds, and the best of each counts. Keys are AR(1) rows
-whose share of zeros is stated; enough layers are walked that no cache of the processor holds them at 4,096 tokens.
+whose share of zeros is stated, and those of a model on a text if one is named; enough layers are walked that no cache
+of the processor holds them at 4,096 tokens.
 Delta attention falls back to exact keys in short contexts, as in the node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from edge_nodes.cli import figures
+from edge_nodes.cli.bench.attention_keys import Keys, ModelKeys, Shape, SmoothKeys
 from edge_nodes.cli.figures import target
 from edge_nodes.language.config import DeltaConfig
 
 CONTEXTS = (128, 512, 1024, 2048, 4096, 8192)
 DELTA = ("delta", "delta, i8 values")
 KINDS = ("f16", "i8", *DELTA)
-RHO, THETA = 0.9, 0.404  # 60 % zeros
 DENSE_BELOW = DeltaConfig().dense_below
 CHUNK = 64  # tokens of a step of a prompt
 ROUNDS = 25
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Heads of a model, and how many layers are walked of how many."""
-
-    name: str
-    kv_heads: int
-    group: int
-    dim: int
-    layers: int
-    walked: int
-
-
 SHAPES = (Shape("SmolLM2-135M", 3, 3, 64, 30, 30), Shape("BitNet-2B", 5, 4, 128, 30, 5))
 
 
-def bench(console: Console, *, quick: bool, threads: int = 1, kernel: str = "auto") -> dict[str, Any]:
+def bench(
+    console: Console,
+    *,
+    quick: bool,
+    threads: int = 1,
+    kernel: str = "auto",
+    text: Path | None = None,
+    model: str = "smollm2-135m",
+) -> dict[str, Any]:
     """Return the figures: {name, version, machine, config, results, targets}.
 
     Args:
         console: for progress.
-        quick: three contexts of the first shape.
+        quick: three contexts, and one shape of random keys.
         threads: that share the heads.
         kernel: instruction set.
+        text: the model's keys on it are attended over as well.
+        model: name or file; see `text`.
+
+    Raises:
+        EdgeNodesError: no such model, or a text that is too short or cannot be read.
     """
     shapes, contexts = (SHAPES[:1], (128, 512, 4096)) if quick else (SHAPES, CONTEXTS)
     rounds = 6 if quick else ROUNDS
     rows: list[dict[str, Any]] = []
-    for shape in shapes:
-        with console.status(f"heads of {shape.name}"):
-            rows += _Walk(shape, contexts, threads, kernel).rows(rounds)
+    walked: list[Keys] = [SmoothKeys(shape) for shape in shapes]
+    if text is not None:
+        with console.status(f"{model} reads {text.name}"):
+            walked.append(ModelKeys(model, text, max(contexts) + CHUNK))
+    for keys in walked:
+        with console.status(f"heads of {keys.shape.name}"):
+            rows += _Walk(keys, contexts, threads, kernel).rows(rounds)
     config = {
         "quick": quick,
         "threads": threads,
         "kernel": kernel,
         "rounds": rounds,
-        "keys": f"AR(1), rho {RHO}, theta {THETA}",
+        "keys": {keys.shape.name: keys.about for keys in walked},
         "dense_below": DENSE_BELOW,
-        "layers": {s.name: [s.walked, s.layers] for s in shapes},
+        "layers": {keys.shape.name: [keys.shape.walked, keys.shape.layers] for keys in walked},
     }
     return figures.result("attention", config, {"attention": rows}, targets(rows))
 
@@ -101,27 +107,19 @@ def _least(rows: Sequence[Mapping[str, Any]]) -> float | None:
 class _Walk:
     """The caches of one shape, filled alike."""
 
-    def __init__(self, shape: Shape, contexts: Sequence[int], threads: int, kernel: str) -> None:
+    def __init__(self, keys: Keys, contexts: Sequence[int], threads: int, kernel: str) -> None:
         from edge_nodes.native import _kernels as native
 
-        self._native, self._shape, self._contexts, self._threads, self._kernel = (
-            native,
-            shape,
-            contexts,
-            threads,
-            kernel,
-        )
-        length = max(contexts) + CHUNK
-        self._random = np.random.default_rng(0)
+        shape = self._shape = keys.shape
+        self._native, self._keys, self._contexts, self._threads, self._kernel = native, keys, contexts, threads, kernel
         options = {
             "layers": shape.walked, "kv_heads": shape.kv_heads, "head_dim": shape.dim, "heads_per_kv": shape.group,
-            "context": length, "kernel": kernel, "threads": threads, "theta": THETA, "dense_below": DENSE_BELOW,
+            "context": max(contexts) + CHUNK, "kernel": kernel, "threads": threads, "dense_below": DENSE_BELOW,
         }  # fmt: skip
         self._caches = {
-            kind: native.Attention(kind.partition(",")[0], byte_values=kind == DELTA[1], **options) for kind in KINDS
+            kind: native.Attention(kind.partition(",")[0], byte_values=kind == DELTA[1], **options, **keys.options)
+            for kind in KINDS
         }
-        self._key = np.zeros((shape.walked, shape.kv_heads, shape.dim), np.float32)
-        self._key_bytes: dict[int, int] = {}
         self._filled = 0
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
@@ -176,14 +174,8 @@ class _Walk:
         return self._bytes_per_s
 
     def _fill(self, length: int) -> None:
-        shape = (CHUNK, *self._key.shape)
         while self._filled < length:
-            keys = np.empty(shape, np.float32)
-            for j, noise in enumerate(self._random.standard_normal(shape, np.float32)):
-                self._key = np.float32(RHO) * self._key + np.float32(np.sqrt(1 - RHO**2)) * noise
-                keys[j] = self._key
-            keys = np.ascontiguousarray(keys.swapaxes(0, 1))
-            values = self._random.standard_normal(keys.shape, np.float32)
+            keys, values = self._keys.rows(self._filled, CHUNK)
             for cache in self._caches.values():
                 cache.write(self._filled, keys, values)
             self._filled += CHUNK
@@ -194,9 +186,7 @@ class _Walk:
 
     def _best(self, context: int, tokens: int, rounds: int) -> dict[str, float]:
         """Return least seconds of all layers for the newest `tokens` of a context, all kinds in turn."""
-        heads = self._shape.kv_heads * self._shape.group
-        q = self._random.standard_normal((self._shape.walked, tokens, heads, self._shape.dim), np.float32)
-        q /= np.sqrt(self._shape.dim, dtype=np.float32)
+        q = self._keys.queries(context - tokens, tokens)
         self._begin(0 if tokens == 1 else context)
         best = dict.fromkeys(KINDS, float("inf"))
         for _ in range(rounds):

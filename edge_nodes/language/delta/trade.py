@@ -58,9 +58,16 @@ def trade(queries: Rows, keys: Rows, values: Rows, *, theta: float = 1.0) -> lis
     scale = float(flat.std())
     share, error = zeros_and_error(flat, np.ones(flat.shape[1:], np.float32), 0.6 * scale)
     out.append({"way": "values, theta 0.6 sd", "zeros": share, "error_sd": float(np.sqrt(error)) / scale})
-    step = np.abs(flat).max(axis=2, keepdims=True) / 127
-    rounding = float(np.sqrt(np.mean(np.square(step) / 12))) / scale
-    return [*out, {"way": "values, 8 bits", "zeros": 0.0, "error_sd": rounding}]
+    return [
+        *out,
+        *({"way": f"values, {bits} bits", "zeros": 0.0, "error_sd": _rounding(flat, bits)} for bits in (8, 4)),
+    ]
+
+
+def _rounding(rows: Rows, bits: int) -> float:
+    """Return the error of rows kept in so many bits with a scale each, in standard deviations."""
+    step = np.abs(rows).max(axis=2, keepdims=True) / (2 ** (bits - 1) - 1)
+    return float(np.sqrt(np.mean(np.square(step) / 12)) / rows.std())
 
 
 def _equal(rows: Rows, weights: Rows, error: float, block: int) -> dict[str, float]:
