@@ -78,10 +78,13 @@ def test_the_comparison_beside_the_weights_is_shown(run, tmp_path, monkeypatch, 
     shutil.copytree(SHIPPED / "speech" / "splitformer", model)
     both = {"with": [90.0, 50.0, 9.0, 6.0], "without": [92.0, 50.5, 8.0, 6.0]}
     found = {"steps": 7} | {k: {"parameters": 1, "wer": {"a": v}} for k, v in both.items()}
+    found |= {"better": [2.0, 0.5, -1.0, 0.0], "better_within": [0.25, 0.25, 0.25, 0.25]}
     (model / "comparison.json").write_text(json.dumps(found))
     stem = clip_pack(tmp_path / "a", ["stop"])
     assert run("eval", "speech", "--quick", "--data", stem, "--model", model, "--json", tmp_path / "x.json") == 0
     targets = {t["name"]: (t["value"], t["met"]) for t in json.loads((tmp_path / "x.json").read_text())["targets"]}
     assert targets["exits worse than a same-size early-exit Conformer's, trained alike"] == (1.0, False)
     assert targets["points of WER better than it at the two lowest exits, at least"] == (0.5, False)
-    assert "for 7 steps" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "for 7 steps" in printed
+    assert "0.25" in printed

@@ -172,14 +172,16 @@ def show(console: Console, result: dict[str, Any]) -> None:
     if noise:
         figures.show_table(console, "noise", ("", *columns, ""), noise)
     if comparison := found.get("comparison"):
-        rows = (
+        of_both = [
             [f"{source}, {kind}", comparison[kind]["parameters"], *wer]
             for kind in ("with", "without")
             for source, wer in comparison[kind]["wer"].items()
-        )
+        ]
+        differences = (("points better with them", "better"), ("+- (95 %)", "better_within"))
+        of_both += [[name, "", *comparison[key]] for name, key in differences if key in comparison]
         title = f"WER % with and without parallel layers, trained alike for {comparison['steps']} steps"
         exits = (f"exit {i + 1}" for i in range(len(next(iter(comparison["with"]["wer"].values())))))
-        figures.show_table(console, title, ("", "parameters", *exits), rows)
+        figures.show_table(console, title, ("", "parameters", *exits), of_both)
     if calibration := found.get("calibration"):
         rows = ([name, calibration[name]] for name in ("words", "confidence", "entropy", "earliest", "file"))
         figures.show_table(console, "calibration", ("", "value"), rows)
