@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from edge_nodes.speech.alphabet import encode
+from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.features import log_mel
 
 bend = pytest.importorskip("train.speech.bend")
 compare = pytest.importorskip("train.speech.compare")
+heads = pytest.importorskip("train.speech.heads")
 
 
 def tone(hz, seconds=1.0):
@@ -61,3 +64,27 @@ def test_means_over_speakers_with_students_interval():
     assert found["better"] == [4.0] * 4
     # t of 2 degrees of freedom 4.303, deviation 2 of the mean of three
     assert found["better_within"] == [round(4.303 * 2 / 3**0.5, 2)] * 4
+
+
+def test_the_middle_exits_learn_and_nothing_else_moves():
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    shape = Shape(blocks=4, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, positions=200, exit_width=16)
+    encoder = Encoder(shape).eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    texts = ("stop", "go", "turn left")
+    symbols = [torch.tensor(encode(text), dtype=torch.int16) for text in texts]
+    items = [
+        ("a", text, s, torch.randn(80, 60 + 9 * i)) for i, (text, s) in enumerate(zip(texts, symbols, strict=True))
+    ]
+    clips = heads.given(encoder, items, rng)
+    assert [len(clip.symbols) for clip in clips] == [len(text) for text in texts]
+    assert all(clip.hidden.shape == (2, len(clip.teacher), 32) for clip in clips)
+    assert torch.allclose(clips[0].teacher.float().exp().sum(-1), torch.ones(len(clips[0].teacher)), atol=1e-2)
+    batch = [clip for clip in clips for _ in range(2)]
+    wrong = heads.loss_of(encoder.exits[1:-1], batch, 0.5)
+    heads.learn(encoder, clips, 40, 0.5, rng)
+    assert (heads.loss_of(encoder.exits[1:-1], batch, 0.5) < 0.8 * wrong).all()
+    moved = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert all(name.startswith(("exits.1.", "exits.2.")) for name in moved)
