@@ -152,12 +152,15 @@ class BoardsConfig:
     )
     allreduce: str = parameter(
         "auto",
-        "How shares of a result are added up; auto: by size and measured network.",
+        "How shares of a result are added up; auto: the fastest for its size when the boards joined.",
         choices=("auto", "direct", "star", "split", "ring"),
         fixed=True,
     )
     backend: str = parameter(
-        "gloo", "Backend of torch.distributed; nccl where every board has a GPU.", choices=("gloo", "nccl"), fixed=True
+        "gloo",
+        "Backend of torch.distributed; nccl (not tried yet) where every board has a GPU.",
+        choices=("gloo", "nccl"),
+        fixed=True,
     )
 
 
