@@ -124,18 +124,19 @@ def _ordinary_pages() -> Iterator[None]:
 def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
     """Return what tokens take by way of loading and by budget.
 
-    What a disk gives drifts within seconds, so every round measures the profile's steps, too: what is predicted from
-    all of them is compared with all steps of the planned runs.
+    What a disk gives drifts within seconds, so the profile's steps are measured between the planned runs: what is
+    predicted from all of them is compared with all steps of these.
     """
     from edge_nodes.language.blocks.profile import Profiler, keep
     from edge_nodes.paging.measure import read_rates
     from edge_nodes.paging.window import huge_page_budget, whole_pages
 
-    bench.direct, profiler = direct, Profiler(bench.native, bench.directory, direct=direct)
-    profiler.measure()
+    bench.direct = direct
+    early, profiler = (Profiler(bench.native, bench.directory, direct=direct) for _ in range(2))
+    early.measure()
     total, least = sum(map(whole_pages, bench.sizes)), huge_page_budget(bench.sizes)
     shares = {share: max(least, int(share * total)) for share in (QUICK_SHARES if quick else SHARES)}
-    arms = _arms(profiler.fit(), total, shares, len(bench.sizes))
+    arms = _arms(early.fit(), total, shares, len(bench.sizes))
     if quick and not direct:
         arms = {key: chosen for key, chosen in arms.items() if key[0] in ALWAYS}
     rounds = 1 if quick and not direct else bench.case.rounds
@@ -189,18 +190,19 @@ def _arms(measured: Any, total: int, shares: Mapping[float, int], blocks: int) -
 def _take_turns(
     bench: _Bench, profiler: Any, arms: Mapping[tuple[str, str], Any], rounds: int, quick: bool
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, list[float]]]:
-    """Return the best turn of each arm, and the times of all steps of the planned ones; the profiler goes first."""
+    """Return the best turn of each arm, and the times of all steps of planned ones; the profiler runs in between."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     steps_ms: dict[str, list[float]] = {kind: [] for arm, kind in arms if arm == "planned"}
+    between = -(-profiler.arms // len(steps_ms))
     for turn in range(rounds):
-        if turn:  # it has had its first
-            profiler.measure()
         for key, chosen in arms.items():
             if turn and quick and key[0] not in ALWAYS:
                 continue
             found = bench.turn(chosen, first=key[1] == "first", ordinary=key[0] == "one_loader")
             if key[0] == "planned":
                 steps_ms[key[1]] += found["steps_ms"]
+                for _ in range(between):
+                    profiler.measure_next()
             if key not in best or found["ms"] < best[key]["ms"]:
                 best[key] = found
     return best, steps_ms

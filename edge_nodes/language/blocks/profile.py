@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def keep(found: Profile, model: Any, directory: BlockDirectory, *, direct: bool 
 
 
 class Profiler:
-    """Measures in rounds, so that what is to be predicted can run in between: what a disk gives drifts.
+    """Measures in turns, so that what is to be predicted can run in between: what a disk gives drifts.
 
     Readers have room for as many blocks as they read at once and one in use, as in a plan whose other blocks stay. One
     reader with room for one block tells what a hand-over costs.
@@ -81,20 +82,32 @@ class Profiler:
         self._model, self._directory, self._direct = model, directory, direct
         self._sizes = tuple(file.bytes for file in directory.order())
         self._steps: dict[tuple[int, int], list[Step]] = {arm: [] for arm in _arms(self._sizes, most_bytes)}
+        self._turns = cycle(tuple(self._steps))
+
+    @property
+    def arms(self) -> int:
+        """How many combinations of readers and memory are measured."""
+        return len(self._steps)
 
     def measure(self) -> None:
-        """Run a few steps with each number of readers."""
-        for (readers, room), steps in self._steps.items():
-            plan = Plan(room, readers, (), Run(0.0, 0.0, 0))
-            streamed = StreamedModel(self._model, self._directory, plan, direct=self._direct)
-            try:
-                streamed.probe(0)
-                steps += [_step(streamed, position, len(self._sizes)) for position in range(1, STEPS + 1)]
-            finally:
-                streamed.close()
+        """Run a few steps of every arm."""
+        for _ in range(self.arms):
+            self.measure_next()
+
+    def measure_next(self) -> None:
+        """Run a few steps of the arm whose turn it is."""
+        readers, room = next(self._turns)
+        plan = Plan(room, readers, (), Run(0.0, 0.0, 0))
+        streamed = StreamedModel(self._model, self._directory, plan, direct=self._direct)
+        try:
+            streamed.probe(0)
+            blocks = len(self._sizes)
+            self._steps[readers, room] += [_step(streamed, position, blocks) for position in range(1, STEPS + 1)]
+        finally:
+            streamed.close()
 
     def fit(self) -> Profile:
-        """Return what agrees best with all steps so far."""
+        """Return what agrees best with all steps so far; every arm must have had its turn."""
         return fit(self._sizes, self._steps)
 
 
