@@ -46,6 +46,18 @@ def test_every_parameter_reaches_the_output(kind):
     assert dead == []
 
 
+def test_a_mirrored_network_gives_the_mean_of_both_looks():
+    torch.manual_seed(2)
+    network = KINDS["pyramid"](mirrored=True).eval()
+    x = torch.rand(2, 36, 64, 64)
+    with torch.inference_mode():
+        got, exchanged = network(x), network(x.flip(-1))
+        network.mirrored = False
+        torch.testing.assert_close(got, (network(x) + network(x.flip(-1)).flip(-1)) / 2, atol=1e-5, rtol=1e-5)
+        assert (got - network(x)).abs().max() > 0.01
+    torch.testing.assert_close(exchanged.flip(-1), got, atol=1e-5, rtol=1e-5)
+
+
 def test_a_cell_sees_what_is_far_away():
     network = KINDS["pyramid"]().eval()
     x = torch.rand(1, 36, 128, 128, requires_grad=True)

@@ -28,7 +28,7 @@ from train.perception.evaluate import evaluate
 from train.perception.train import NETWORKS, begin, checkpoint
 
 WHAT = {
-    "segmentation": ("pyramid", {"inputs": CHANNELS, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
+    "segmentation": ("pyramid", {"inputs": CHANNELS, "classes": 6, "widths": [32, 48, 64, 96, 128], "mirrored": True}),
     "reconstruction": ("autoencoder", {"inputs": CHANNELS, "outputs": 2, "widths": [32, 64, 96, 128]}),
 }
 CARD = """# {title}
@@ -67,6 +67,8 @@ EFFORT = {
 }
 EXTRA = {
     "segmentation": "Posts and trunks are easily mistaken for persons in a single scan.\n"
+    "  It looks at each map twice, the second time with left and right exchanged, and takes the mean, at twice the\n"
+    "  operations; with one look the mean IoU is 0.634.\n"
     "  On plain scenes the weights before these were better (mean IoU 0.615), on outdoor scenes worse (0.443).",
     "reconstruction": "The forecast is little better than the network's present occupancy: see the tables.",
 }
@@ -216,11 +218,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(WHAT), help="write this network's weights, leave the other's")
     parser.add_argument("--keep", type=float, default=0.0, help="share of the shipped weights in the new ones")
+    parser.add_argument("--cards", action="store_true", help="leave the weights; write their manifests and cards anew")
     parser.add_argument("--real", nargs="*", type=Path, default=[], help="packs of recorded clouds for the cards")
     args = parser.parse_args()
     folders = {name: models.SHIPPED / "perception" / name for name in WHAT}
     for name, folder in folders.items():
-        if args.only in (None, name):
+        if not args.cards and args.only in (None, name):
             write_weights(name, folder, args.keep)
     metrics = evaluate(held_out())
     print(json.dumps(metrics, indent=1))
