@@ -19,8 +19,6 @@ from edge_nodes.speech.beside import Beside
 
 FRAME_MS = 20
 """Time between two output frames."""
-AROUND = 3
-"""Frames on either side that an exit with an inner width reads."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,6 @@ class Shape:
     mels: int = 80
     positions: int = 1500
     symbols: int = 29
-    exit_width: int = 0
-    """Inner width of the exits between the first and the last; 0 if they are linear as those are."""
-
-    def inner(self, index: int) -> int:
-        """Return the inner width of an exit."""
-        return self.exit_width if 0 < index < self.blocks - 1 else 0
 
     def to_dict(self) -> dict[str, int]:
         """Return the sizes as plain values."""
@@ -87,43 +79,17 @@ class Layer(nn.Module):
 
 
 class Exit(nn.Module):
-    """A CTC head: log-probabilities of the symbols for each frame.
+    """A CTC head: log-probabilities of the symbols for each frame."""
 
-    A linear head has an early block shape its output for the head alone. One with an inner width adds what a narrow
-    convolution layer reads from the frames around, so that the block can work for those after it, too.
-    """
-
-    def __init__(self, width: int, symbols: int, inner: int = 0) -> None:
+    def __init__(self, width: int, symbols: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.symbols = nn.Linear(width, symbols)
-        self.around = Around(width, inner, symbols) if inner else None
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (B, T, symbols) log-probabilities of (B, T, width); `mask`, (B, T) bool, is True where frames are."""
-        normed = self.norm(hidden)
-        logits: Tensor = self.symbols(normed)
-        if self.around is not None:
-            logits = logits + self.around(normed, mask)
-        return logits.log_softmax(-1)
-
-
-class Around(nn.Module):
-    """What a head adds from `AROUND` frames on either side: narrower, a convolution of each channel, symbols."""
-
-    def __init__(self, width: int, inner: int, symbols: int) -> None:
-        super().__init__()
-        self.narrow = nn.Linear(width, inner)
-        self.mix = nn.Conv1d(inner, inner, 2 * AROUND + 1, padding=AROUND, groups=inner)
-        self.symbols = nn.Linear(inner, symbols)
-
-    def forward(self, normed: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (B, T, symbols) of (B, T, width)."""
-        x = self.narrow(normed)
-        if mask is not None:
-            x = x * mask[:, :, None]
-        logits: Tensor = self.symbols(functional.gelu(self.mix(x.transpose(1, 2))).transpose(1, 2))
-        return logits
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return (B, T, symbols) log-probabilities of (B, T, width)."""
+        log_probs: Tensor = self.symbols(self.norm(hidden)).log_softmax(-1)
+        return log_probs
 
 
 class Encoder(nn.Module):
@@ -145,7 +111,7 @@ class Encoder(nn.Module):
         self.parallel = nn.ModuleDict(
             {str(i): Layer(width, shape.heads, shape.parallel_feed_forward) for i in sorted({0, shape.blocks - 1})}
         )
-        self.exits = nn.ModuleList(Exit(width, shape.symbols, shape.inner(i)) for i in range(shape.blocks))
+        self.exits = nn.ModuleList(Exit(width, shape.symbols) for _ in range(shape.blocks))
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the log-probabilities of each exit in turn; a block is computed when its exit is asked for.
@@ -160,7 +126,7 @@ class Encoder(nn.Module):
         hidden, mask = self.stem(mel, lengths)
         for index in range(self.shape.blocks):
             hidden = self.block(index, hidden, mask)
-            yield self.exits[index](hidden, mask)
+            yield self.exits[index](hidden)
 
     def stem(self, mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the input of the first block, (B, T', width), and the mask of its frames, (B, T') bool or None."""

@@ -6,7 +6,7 @@ Norms and activations do not count.
 
 from __future__ import annotations
 
-from edge_nodes.speech.encoder import AROUND, Shape
+from edge_nodes.speech.encoder import Shape
 from edge_nodes.speech.features import HOP
 
 
@@ -15,7 +15,7 @@ def operations(shape: Shape, samples: int) -> list[float]:
     frames = max(4, samples // HOP)
     total, found = stem(shape, frames), []
     for index in range(shape.blocks):
-        total += block(shape, index, (frames + 1) // 2) + head(shape, index, (frames + 1) // 2)
+        total += block(shape, index, (frames + 1) // 2) + head(shape, (frames + 1) // 2)
         found.append(total)
     return found
 
@@ -34,11 +34,9 @@ def block(shape: Shape, index: int, steps: int) -> float:
     return total
 
 
-def head(shape: Shape, index: int, steps: int) -> float:
+def head(shape: Shape, steps: int) -> float:
     """Return the operations of an exit, on so many frames."""
-    inner = shape.inner(index)
-    around = inner * (shape.width + 2 * AROUND + 1 + shape.symbols)
-    return 2.0 * (shape.width * shape.symbols + around) * steps
+    return 2.0 * shape.width * shape.symbols * steps
 
 
 def _layer(steps: int, width: int, feed_forward: int) -> float:

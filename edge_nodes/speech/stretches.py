@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_nodes.speech import operations
-from edge_nodes.speech.encoder import AROUND, Encoder
+from edge_nodes.speech.encoder import Encoder
 
 REACH = 6
 """Frames before and after a word that are its own: sounds it was decoded without."""
@@ -55,11 +55,9 @@ class Stretches(Iterator[Tensor]):
         for begin, end in _runs(self._computed):
             hidden[:, begin:end] = self._encoder.block(self._index, self._hidden[:, begin:end])
             self.operations += operations.block(self._encoder.shape, self._index, end - begin)
-            for first, last in _runs(self._read[begin:end]):
-                start = max(begin, begin + first - AROUND)
-                heard = self._encoder.exits[self._index](hidden[:, start : min(end, begin + last + AROUND)])
-                log_probs[:, begin + first : begin + last] = heard[:, begin + first - start :][:, : last - first]
-                self.operations += operations.head(self._encoder.shape, self._index, heard.shape[1])
+        for begin, end in _runs(self._read):
+            log_probs[:, begin:end] = self._encoder.exits[self._index](hidden[:, begin:end])
+            self.operations += operations.head(self._encoder.shape, end - begin)
         self._hidden, self._log_probs, self._index = hidden, log_probs, self._index + 1
         self.read_at[self._read] = self._index
         return log_probs

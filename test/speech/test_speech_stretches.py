@@ -13,7 +13,7 @@ from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.operations import operations
 from edge_nodes.speech.stretches import CONTEXT, REACH, Stretches
 
-SHAPE = Shape(blocks=4, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, positions=200, exit_width=16)
+SHAPE = Shape(blocks=4, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, positions=200)
 MARGIN = REACH + CONTEXT
 
 

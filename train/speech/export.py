@@ -39,10 +39,6 @@ def mean(states: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[st
     return {name: sum(s * state[name] for s, state in zip(shares, states, strict=True)) for name in states[0]}
 
 
-def _exit_width(state: dict[str, torch.Tensor]) -> int:
-    return next((len(bias) for name, bias in state.items() if name.endswith("around.narrow.bias")), 0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
@@ -60,7 +56,7 @@ def main() -> None:
         kind="splitformer",
         format=FORMAT,
         licence="Apache-2.0 AND MIT",
-        shape=Shape(exit_width=_exit_width(average)).to_dict(),
+        shape=Shape().to_dict(),
         symbols=SYMBOLS[1:],
         sample_rate_hz=16000,
         steps=saved[-1]["step"],

@@ -25,7 +25,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.model import SpeechModel
-from train.speech.bend import bend
 from train.speech.evaluate import word_errors
 from train.speech.whisper import load_encoder
 
@@ -50,14 +49,12 @@ def batches(items: list, weights: list[float], rng: np.random.Generator, frames:
             yield [items[i] for i in groups[index]]
 
 
-def collate(
-    batch: list, rng: np.random.Generator, bent: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+def collate(batch: list, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Return mel (B, 80, T), its lengths (B,), and the symbols, with SpecAugment (arXiv 1904.08779)."""
-    features = [bend(item[3].float(), rng) if bent else item[3].float() for item in batch]
-    lengths = torch.tensor([x.shape[1] for x in features])
+    lengths = torch.tensor([item[3].shape[1] for item in batch])
     mel = torch.zeros(len(batch), 80, int(lengths.max()))
-    for row, x in enumerate(features):
+    for row, (_, _, _, feature) in enumerate(batch):
+        x = feature.float()
         mean = float(x.mean())
         for _ in range(2):
             low, size = rng.integers(0, 70), rng.integers(0, 16)
@@ -135,8 +132,6 @@ def main() -> None:
     parser.add_argument("--exits", type=float, nargs="+", default=[1.0], help="weights of the exits' losses")
     parser.add_argument("--start", help="model to start from, see edge_nodes.models.find; else Whisper's encoder")
     parser.add_argument("--distil", type=float, default=0.0, help="weight of the earlier exits' distance to the last")
-    parser.add_argument("--exit-width", type=int, default=0, help="inner width of the middle exits, see Shape")
-    parser.add_argument("--bend", action="store_true", help="bend every clip anew, see train.speech.bend")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -167,7 +162,7 @@ def main() -> None:
         done = (time.monotonic() - begin) / 60 / args.minutes
         if done >= 1:
             break
-        losses, apart = loss_of(encoder, *collate(batch, rng, args.bend), args.distil)
+        losses, apart = loss_of(encoder, *collate(batch, rng), args.distil)
         take_step(encoder, optimiser, ((losses + apart) * torch.tensor(args.exits)).sum(), args.rate * rate(done))
         step += 1
         follow(average, encoder, min(args.average, (1 + step) / (10 + step)))
@@ -184,11 +179,9 @@ def main() -> None:
 
 
 def _start(args: argparse.Namespace) -> Encoder:
-    encoder = load_encoder(args.whisper, Shape(exit_width=args.exit_width))
+    encoder = load_encoder(args.whisper, Shape())
     if args.start:
-        known = SpeechModel(args.start, beside=False).encoder.state_dict()
-        missing, unexpected = encoder.load_state_dict(known, strict=False)
-        assert not unexpected and all(".around." in name for name in missing), (missing, unexpected)
+        encoder.load_state_dict(SpeechModel(args.start, beside=False).encoder.state_dict())
         encoder.requires_grad_(True)
         encoder.positions.requires_grad_(False)
     return encoder

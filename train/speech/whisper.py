@@ -67,9 +67,6 @@ def load_encoder(wheel: Path, shape: Shape) -> Encoder:
     for head in encoder.exits:
         head.norm.weight.data.copy_(torch.from_numpy(tensors["encoder/layer_norm/gamma"].astype(np.float32)))
         head.norm.bias.data.copy_(torch.from_numpy(tensors["encoder/layer_norm/beta"].astype(np.float32)))
-        if head.around is not None:
-            torch.nn.init.zeros_(head.around.symbols.weight)
-            torch.nn.init.zeros_(head.around.symbols.bias)
     return encoder
 
 
