@@ -19,7 +19,7 @@ from edge_nodes.perception import device as devices
 from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig, NetworkConfig
 from edge_nodes.perception.errors import PerceptionError
-from edge_nodes.perception.networks import KINDS, MULTIPLE, fused
+from edge_nodes.perception.networks import KINDS, MULTIPLE, fused, looked_at_twice
 
 FORMAT = 1
 
@@ -43,6 +43,7 @@ class Inference:
         model_name: of the manifest.
         device: where it runs.
         dtype: numbers it runs in.
+        mirrored: whether maps are looked at twice, see `edge_nodes.perception.networks.looked_at_twice`.
         bev_ms, network_ms: what the last scan took.
     """
 
@@ -58,7 +59,7 @@ class Inference:
     ) -> None:
         self.device = devices.parse(device)
         self.history = BevHistory(bev)
-        self.bev_ms = self.network_ms = 0.0
+        self.mirrored, self.bev_ms, self.network_ms = False, 0.0, 0.0
         self._worker = devices.Worker(self.device, threads)
         self._worker.pin()
         progress(f"loading {model}")
@@ -83,7 +84,8 @@ class Inference:
         with torch.inference_mode():
             # Channels are last in memory and stay so: no transposed copy.
             x = self._copy(torch.from_numpy(maps)).permute(2, 0, 1)[None]
-            scores: torch.Tensor = self._network(x.to(self.dtype).mul_(1 / 255))
+            x = x.to(self.dtype).mul_(1 / 255)
+            scores: torch.Tensor = looked_at_twice(self._network, x) if self.mirrored else self._network(x)
             return scores[0].float()
 
     def run(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ decoder is chained: each level starts from the level below and joins the encoder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -85,20 +85,10 @@ class PyramidNetwork(nn.Module):
         inputs: input channels.
         classes: output classes.
         widths: channels of the levels.
-        mirrored: whether, once trained, it also looks at the map with left and right exchanged and gives the mean of
-            both answers: a street has no preferred side, and two looks err less than one, at twice the operations.
     """
 
-    def __init__(
-        self,
-        inputs: int = 36,
-        classes: int = 6,
-        widths: Sequence[int] = (32, 48, 64, 96, 128),
-        *,
-        mirrored: bool = False,
-    ) -> None:
+    def __init__(self, inputs: int = 36, classes: int = 6, widths: Sequence[int] = (32, 48, 64, 96, 128)) -> None:
         super().__init__()
-        self.mirrored = mirrored
         self.encoder = Encoder(inputs, widths)
         self.squeeze, self.merge = _decoder(widths)
         self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
@@ -106,12 +96,6 @@ class PyramidNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores; H and W are multiples of `MULTIPLE`."""
-        if self.training or not self.mirrored:
-            return self._scores(x)
-        # One after the other: together they would need twice the memory, and caches hold one.
-        return (self._scores(x).float() + self._scores(x.flip(-1)).flip(-1).float()) / 2
-
-    def _scores(self, x: Tensor) -> Tensor:
         levels = self.encoder(x)
         y = levels.pop()
         for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
@@ -158,6 +142,15 @@ class AutoencoderNetwork(nn.Module):
         now = logits[:, :1]
         way = interpolate(self.flow(y).float(), scale_factor=2.0, mode="bilinear", align_corners=False)
         return torch.cat([now, logits[:, 1:] + moved_along(now, way) - now], 1)
+
+
+def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the mean of a network's outputs for maps (B, C, H, W) and for them with left and right exchanged.
+
+    A street has no preferred side, and two looks err less than one, at twice the operations.
+    """
+    # One after the other: together they would need twice the memory, and caches hold one.
+    return (network(x).float() + network(x.flip(-1)).flip(-1).float()) / 2
 
 
 def moved_along(x: Tensor, way: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_nodes.perception.config import SegmentationConfig
 from edge_nodes.perception.inference import Estimator
 
 # Costs of unknown, ground, wall, vehicle, person, obstacle in a nav_msgs/OccupancyGrid.
@@ -28,6 +30,15 @@ class Segments(NamedTuple):
 
 class Segmenter(Estimator):
     """The segmentation network with its history of maps; see `Estimator`."""
+
+    def __init__(self, config: SegmentationConfig, progress: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__(config, progress)
+        self.inference.mirrored = config.mirrored
+
+    def configure(self, config: SegmentationConfig) -> None:  # type: ignore[override]
+        """Take changed run-time parameters."""
+        super().configure(config)
+        self.inference.mirrored = config.mirrored
 
     def segment(self, xyz: npt.NDArray[np.float32], *, stamp_ns: int) -> Segments:
         """Return the classes of the map around the sensor after one more scan.

@@ -97,6 +97,23 @@ def both():
 
 
 @shipped
+def test_two_looks_at_run_time(both):
+    """`mirrored: true`: what stands left is found as if it stood right."""
+    segmentation, config = both[0], both[0].config
+    points = np.ascontiguousarray(np.random.default_rng(0).normal(0, 6, (4000, 3)), np.float32)
+    maps = segmentation.network.inference.history.push(points, 10**9)
+    exchanged = np.ascontiguousarray(maps[:, ::-1])
+    once = segmentation.network.inference.forward(maps)
+    segmentation.update(replace(config, {"mirrored": True}))
+    left, right = (segmentation.network.inference.forward(m) for m in (maps, exchanged))
+    torch.testing.assert_close(right.flip(-1), left, atol=0.02, rtol=0.02)
+    assert (left - once).abs().max() > 0.05
+    segmentation.update(config)
+    torch.testing.assert_close(segmentation.network.inference.forward(maps), once)
+    segmentation.network.inference.history.reset()
+
+
+@shipped
 def test_from_clouds_to_a_scene(both):
     segmentation, reconstruction = both
     scene = ScenePipeline(SceneConfig())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from edge_nodes.perception.evaluation import (
     scans_alone,
     with_returns,
 )
-from edge_nodes.perception.networks import fused
+from edge_nodes.perception.networks import fused, looked_at_twice
 from train.perception.dataset import held_out
 from train.perception.train import NETWORKS, checkpoint
 
@@ -44,13 +44,15 @@ class Scores:
     """Sums over stamps of what the networks and simple methods get right."""
 
     def __init__(self) -> None:
-        self.classes, self.seen, self.rules = ClassScore(), ClassScore(), ClassScore()
+        self.classes, self.twice, self.seen, self.rules = (ClassScore() for _ in range(4))
         self.occupancy, self.count = OccupancyScore(), 0
 
-    def add(self, sample: Sample, label: npt.NDArray[np.uint8], now: Mask, later: Mask) -> None:
-        """Add one stamp: class ids, occupancy now and ahead as the networks have them, (H, W) each."""
+    def add(self, sample: Sample, labels: Sequence[npt.NDArray[np.uint8]], now: Mask, later: Mask) -> None:
+        """Add one stamp: class ids of one look and of two, occupancy now and ahead, (H, W) each."""
         self.count += 1
+        label, twice = labels
         self.classes.add(label, sample.label)
+        self.twice.add(twice, sample.label)
         self.seen.add(label, with_returns(sample))
         self.rules.add(by_rules(sample.input), sample.label)
         last, every = scans_alone(sample.input)
@@ -59,7 +61,8 @@ class Scores:
     @property
     def values(self) -> dict[str, Any]:
         """IoU of every method; occupancy and forecast on cells that can be known."""
-        iou = {"network": self.classes.values, WITH_RETURNS: self.seen.values, "rules": self.rules.values}
+        iou = {"network": self.classes.values, "network, two looks": self.twice.values}
+        iou |= {WITH_RETURNS: self.seen.values, "rules": self.rules.values}
         return {"samples": self.count, "segmentation_iou": iou, **self.occupancy.values}
 
 
@@ -72,10 +75,10 @@ def evaluate(sets: Mapping[str, Iterable[Sample]], *, checkpoints: bool = False)
         for sample in data:
             with torch.inference_mode():
                 x = (torch.from_numpy(sample.input)[None].float() / 255).to(memory_format=torch.channels_last)
-                label = segment(x)[0].argmax(0).numpy()
+                labels = [y[0].argmax(0).numpy() for y in (segment(x), looked_at_twice(segment, x))]
                 now, later = (rebuild(x)[0] > 0).numpy()
             for each in (scores["all"], scores[name]):
-                each.add(sample, label, now, later)
+                each.add(sample, labels, now, later)
     return {name: each.values for name, each in scores.items()}
 
 

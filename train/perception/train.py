@@ -30,7 +30,7 @@ from train.perception.losses import reconstruction_loss, segmentation_loss
 
 BATCH, GROUP, DECAY = 4, 8, 0.997
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "segmentation": partial(PyramidNetwork, inputs=CHANNELS, mirrored=True),
+    "segmentation": partial(PyramidNetwork, inputs=CHANNELS),
     "reconstruction": partial(AutoencoderNetwork, inputs=CHANNELS),
 }
 
