@@ -31,6 +31,10 @@ WHAT = {
     "segmentation": ("pyramid", {"inputs": CHANNELS, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
     "reconstruction": ("autoencoder", {"inputs": CHANNELS, "outputs": 2, "widths": [32, 64, 96, 128]}),
 }
+DOC = {
+    "segmentation": "What each cell of the map around the robot is",
+    "reconstruction": "What stands in each cell now, and in half a second",
+}
 CARD = """# {title}
 
 {what}
@@ -182,6 +186,7 @@ def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[P
         file.name,
         name=f"perception/{name}",
         licence="Apache-2.0",
+        doc=DOC[name],
         format=FORMAT,
         architecture=architecture,
         hyper_parameters=hyper,

@@ -56,6 +56,7 @@ def main() -> None:
         kind="splitformer",
         format=FORMAT,
         licence="Apache-2.0 AND MIT",
+        doc="English speech to text, an exit after each of 4 blocks",
         shape=Shape().to_dict(),
         symbols=SYMBOLS[1:],
         sample_rate_hz=16000,
