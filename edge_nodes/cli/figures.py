@@ -11,12 +11,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from edge_nodes import __version__
 from edge_nodes.cli import measure
 from edge_nodes.errors import EdgeNodesError
 
+WIDEST = 400  # characters of a table
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -56,10 +58,10 @@ def show_table(console: Console, title: str, columns: Sequence[str], rows: Itera
     """Print rows of figures, the first column to the left."""
     table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_text(value) for value in row))
-    console.print(table)
+    _print(console, table)
 
 
 def show_targets(console: Console, targets: Sequence[Mapping[str, Any]]) -> None:
@@ -71,6 +73,13 @@ def show_targets(console: Console, targets: Sequence[Mapping[str, Any]]) -> None
         mark = "[green]met[/]" if wanted["met"] else "[bold red]missed[/]"
         aim = "-" if wanted["target"] is None else f"{wanted['relation']} {wanted['target']:g}"
         table.add_row(wanted["name"], _text(wanted["value"], "none"), aim, mark)
+    _print(console, table)
+
+
+def _print(console: Console, table: Table) -> None:
+    if not console.is_terminal:  # a file has no edge
+        needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+        console.width = max(console.width, needed)
     console.print(table)
 
 
