@@ -72,6 +72,12 @@ class _Bench:
         self.sizes = [file.bytes for file in self.directory.order()]
         self.direct, self.case = True, case
 
+    def budget(self, share: float) -> int:
+        """Return that share of the blocks' bytes, and no less than reading into huge pages needs."""
+        from edge_nodes.paging.window import huge_page_budget, whole_pages
+
+        return max(huge_page_budget(self.sizes), int(share * sum(map(whole_pages, self.sizes))))
+
     def open(self, plan: Any, load: Any = None) -> Any:
         from edge_nodes.language.blocks.streamed_model import StreamedModel
 
@@ -129,13 +135,13 @@ def _timings(bench: _Bench, direct: bool, quick: bool) -> dict[str, Any]:
     """
     from edge_nodes.language.blocks.profile import Profiler, keep
     from edge_nodes.paging.measure import read_rates
-    from edge_nodes.paging.window import huge_page_budget, whole_pages
+    from edge_nodes.paging.window import whole_pages
 
     bench.direct = direct
     early, profiler = (Profiler(bench.native, bench.directory, direct=direct) for _ in range(2))
     early.measure()
-    total, least = sum(map(whole_pages, bench.sizes)), huge_page_budget(bench.sizes)
-    shares = {share: max(least, int(share * total)) for share in (QUICK_SHARES if quick else SHARES)}
+    total = sum(map(whole_pages, bench.sizes))
+    shares = {share: bench.budget(share) for share in (QUICK_SHARES if quick else SHARES)}
     arms = _arms(early.fit(), total, shares, len(bench.sizes))
     if quick and not direct:
         arms = {key: chosen for key, chosen in arms.items() if key[0] in ALWAYS}
@@ -240,11 +246,10 @@ def _fused_rows(case: Case) -> list[dict[str, Any]]:
     """Return tokens a second of several sequences that share each pass over the disk."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import plan
-    from edge_nodes.paging.window import huge_page_budget
 
     bench = _Bench(case, slots=max(ROWS))
     measured = profile(bench.native, bench.directory)
-    budget = max(huge_page_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
+    budget = bench.budget(QUARTER)
     model, best = bench.open(plan(measured, budget)), dict.fromkeys(ROWS, float("inf"))
     for position in range(case.rounds):
         for rows in ROWS:
@@ -259,7 +264,6 @@ def _slow_disk(bench: _Bench) -> dict[str, Any]:
     """Return times of a token where each reader is slow, but none slows the others: blocks come from memory."""
     from edge_nodes.language.blocks.profile import profile
     from edge_nodes.paging.plan import Plan, Run, plan
-    from edge_nodes.paging.window import huge_page_budget
 
     contents = [np.fromfile(file.path, np.uint8) for file in bench.directory.order()]
 
@@ -270,7 +274,7 @@ def _slow_disk(bench: _Bench) -> dict[str, Any]:
 
     rates = {m: 1e6 * READER_MB_S * m for m in (1, *READERS)}
     known = replace(profile(bench.native, bench.directory), bytes_per_s=rates)
-    budget = max(huge_page_budget(bench.sizes), int(QUARTER * sum(bench.sizes)))
+    budget = bench.budget(QUARTER)
     chosen = plan(known, budget)
     one, planned = (bench.turn(p, load=load, steps=1) for p in (Plan(budget, 1, (), Run(0.0, 0.0, 0)), chosen))
     return {
