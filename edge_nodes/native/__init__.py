@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C++ kernels and the decoder step behind `edge_nodes.language`; built as `edge_nodes.native._kernels`."""
+"""C++ kernels of `edge_nodes.language`, `paging` and bird's-eye-view maps; built as `edge_nodes.native._kernels`."""

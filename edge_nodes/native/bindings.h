@@ -10,6 +10,7 @@ namespace edge {
 
 void bind_sampling(pybind11::module_& m);
 void bind_attention(pybind11::module_& m, pybind11::class_<Model>& model);
+void bind_bev(pybind11::module_& m);
 void bind_window(pybind11::module_& m);
 void bind_measurements(pybind11::module_& m);
 void bind_streamed(pybind11::module_& m, pybind11::class_<Model>& model);

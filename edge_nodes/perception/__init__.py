@@ -16,7 +16,7 @@ _WHERE = {
     "PerceptionError": "errors",
     "Cloud": "cloud",
     "decode": "cloud",
-    "BevHistory": "bev",
+    "BevHistory": "history",
     "BevMap": "bev",
     "bev_map": "bev",
     "Ground": "ground",

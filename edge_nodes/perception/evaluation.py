@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import CLASSES, BevConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.frames import CAR, PEDESTRIAN, VEHICLE_BOXES, Frame
 from edge_nodes.perception.grid import cell_index, metres, moved
 from edge_nodes.perception.ground import GroundEstimator
+from edge_nodes.perception.history import BevHistory
 from edge_nodes.perception.inference import Inference
 from edge_nodes.perception.odometry import Motion2
 

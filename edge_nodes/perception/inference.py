@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from edge_nodes import models
 from edge_nodes.errors import ModelError, State
 from edge_nodes.perception import device as devices
-from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig, NetworkConfig
 from edge_nodes.perception.errors import PerceptionError
+from edge_nodes.perception.history import BevHistory
 from edge_nodes.perception.networks import KINDS, MULTIPLE, fused, looked_at_twice
 
 FORMAT = 1

@@ -43,6 +43,72 @@ def test_map_counts_points_by_cell_and_height():
     assert (got.obstacle != np.round(255 * np.log1p(total) / np.log(64))).mean() < 0.01
 
 
+def cloud_of_clusters(rng):
+    """Points in bunches, some cells with one, some with many, some at the same place."""
+    middles = rng.uniform([-4.2, -4.2, -0.5], [4.2, 4.2, 2.5], (300, 3))
+    points = np.repeat(middles, rng.integers(1, 30, 300), axis=0)
+    return (points + rng.normal(0, 0.1, points.shape) * (rng.random((len(points), 1)) < 0.9)).astype(np.float32)
+
+
+def test_detail_is_the_moments_of_each_cell():
+    xyz = cloud_of_clusters(np.random.default_rng(6))
+    got = bev_map(xyz, Ground(), SMALL, detail=True).detail.astype(int)
+    places = SMALL.cells / 2 - xyz[:, :2].astype(float) / SMALL.resolution_m
+    low, high = SMALL.min_height_m, SMALL.max_height_m
+    band = (xyz[:, 2] >= low) & (xyz[:, 2] < high)
+    clear = np.abs(xyz[:, 2:] - np.array([low, high])).min(1) > 1e-4
+    for cell in np.ndindex(SMALL.cells, SMALL.cells):
+        here = band & (np.floor(places) == cell).all(1)
+        if not here.any():
+            assert got[cell].tolist() == [128, 128, 128, 0, 0, 0]
+            continue
+        off = places[here] - cell - 0.5  # -0.5 to 0.5
+        both = np.mean(off[:, 0] * off[:, 1]) - off[:, 0].mean() * off[:, 1].mean()
+        reach = (np.floor((xyz[here, 2].max() + 1) * np.float32(20)) + 1) * 0.05 - 1
+        want = np.array(
+            [
+                *(128 + 254 * off.mean(0)),
+                128 + 254 * np.sign(both) * np.sqrt(abs(both)),
+                *(510 * off.std(0)),
+                255 * min(1, reach / high),
+            ]
+        )
+        # The root of a covariance near 0 is steep: it may be off by what its points' places are rounded by.
+        allowed = np.array([1.1, 1.1, 3 + 254 * 0.004 / max(0.05, np.sqrt(abs(both))), 2, 2, 1.1])
+        assert clear[here].all()
+        assert (np.abs(got[cell] - want) <= allowed).all(), (cell, got[cell], want)
+
+
+def test_detail_of_one_point_says_where_it_is():
+    # Row 4, column 11 of cells of 0.5 m: a tenth from its front, a tenth from its right side.
+    xyz = np.array([[4.0 - 0.5 * 4.1, 4.0 - 0.5 * 11.9, 0.52]], np.float32)
+    got = bev_map(xyz, Ground(), SMALL, detail=True).detail
+    np.testing.assert_allclose(got[4, 11], [128 - 0.4 * 254, 128 + 0.4 * 254, 128, 0, 0, 255 * 0.55 / 2.2], atol=1)
+    assert (got != [128, 128, 128, 0, 0, 0]).any(-1).sum() == 1
+    assert bev_map(xyz, Ground(), SMALL).detail is None
+
+
+def test_points_that_are_not_finite_count_nowhere():
+    xyz = cloud_of_clusters(np.random.default_rng(7))
+    ground = Ground(0.02, -0.01, -0.1, np.full((4, 4), 0.05, np.float32))
+    want = bev_map(xyz, ground, SMALL, detail=True)
+    bad = np.array([[np.nan, 0, 0], [0, np.nan, 0], [0, 0, np.nan], [np.inf, 0, 0], [0, -np.inf, 0], [0, 0, np.inf]])
+    mixed = np.concatenate([bad, xyz, bad]).astype(np.float32)
+    for a, b in zip(bev_map(mixed, ground, SMALL, detail=True), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_columns_beside_the_coordinates_change_nothing():
+    xyz = cloud_of_clusters(np.random.default_rng(8))
+    ground = GroundEstimator(4.0).estimate(xyz)
+    more = np.column_stack([xyz, np.arange(len(xyz), dtype=np.float32)])
+    for points in (more, np.ascontiguousarray(more)[:, :3], np.asfortranarray(more)):
+        for a, b in zip(
+            bev_map(points, ground, SMALL, detail=True), bev_map(xyz, ground, SMALL, detail=True), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("point", "cell"),
     [

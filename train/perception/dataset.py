@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.perception.bev import BevHistory
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import Sample, read_samples
 from edge_nodes.perception.grid import moved
+from edge_nodes.perception.history import BevHistory
 from train.perception.outdoors import on_car, outdoor_scene
 from train.perception.scenes import overgrown, random_scene, with_body
 from train.perception.sensors import Sensor, outdoor_sensor, random_sensor
