@@ -43,7 +43,7 @@ class Sample(NamedTuple):
     """One labelled stamp.
 
     Attributes:
-        input: (36, H, W) uint8, what `BevHistory.push` returns with channels first.
+        input: (36 or more, H, W) uint8, what `BevHistory.push` returns with channels first; `BevMap.detail` last.
         label: (H, W) uint8 class id, 255 to be left out.
         occupied, forecast, known: (H, W) bool.
     """
@@ -91,7 +91,7 @@ def held_out(folder: Path) -> list[Path]:
 
 
 def by_rules(maps: npt.NDArray[np.uint8]) -> Labels:
-    """Return labels (H, W) by ground removal, clustering and size rules, from the newest scan of (36, H, W) alone."""
+    """Return labels (H, W) by ground removal, clustering and size rules, from the newest scan of (C, H, W) alone."""
     slices = maps[:6]
     label = np.where(ndimage.binary_closing(slices[0] > 0, np.ones((5, 5))), GROUND, 0).astype(np.uint8)
     islands, _ = ndimage.label(slices[1:5].max(0) > 0, np.ones((3, 3)))
@@ -196,11 +196,11 @@ def with_returns(sample: Sample) -> Labels:
 
     What is left out are the far sides of things and what lies behind them, which a labelling of points never asks for.
     """
-    return np.where(sample.input.max(0) > 0, sample.label, np.uint8(IGNORE))
+    return np.where(sample.input[:36].max(0) > 0, sample.label, np.uint8(IGNORE))
 
 
 def scans_alone(maps: npt.NDArray[np.uint8]) -> tuple[Mask, Mask]:
-    """Return what the newest of the maps (36, H, W) and what any of them has as occupied, (H, W) each."""
+    """Return what the newest of the maps (C, H, W) and what any of them has as occupied, (H, W) each."""
     last = maps[1:5].max(0) > 0
     return last, last | (maps[6:36:2].max(0) > 0)
 
@@ -216,12 +216,13 @@ def occupied_of(inference: Inference, maps: npt.NDArray[np.uint8]) -> tuple[Mask
     return now, later
 
 
-def maps_of(frame: Frame, config: BevConfig, scans: int) -> npt.NDArray[np.uint8]:
+def maps_of(inference: Inference, frame: Frame, scans: int) -> npt.NDArray[np.uint8]:
     """Return the maps (H, W, channels) of a frame without predecessors, seen `scans` times by a standing robot."""
-    history = BevHistory(config)
+    history = inference.history
+    history.reset()
     for i in range(scans):
         maps = history.push(frame.xyz, i * PERIOD_NS)
-    return maps
+    return maps.copy()
 
 
 # SemanticKITTI ids to class ids; what is not here is left out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,6 @@ class Inference:
         progress: Callable[[str], None],
     ) -> None:
         self.device = devices.parse(device)
-        self.history = BevHistory(bev)
         self.mirrored, self.bev_ms, self.network_ms = False, 0.0, 0.0
         self._worker = devices.Worker(self.device, threads)
         self._worker.pin()
@@ -66,6 +66,8 @@ class Inference:
         found = models.find(model)
         self.model_name = str(found.manifest.get("name", model))
         self.hyper = dict(found.manifest.get("hyper_parameters", {}))
+        self._detail = bool(self.hyper.get("detail", 0))
+        self.history = BevHistory(bev, detail=self._detail)
         _check(found, self.hyper, bev, self.history.channels)
         self.dtype = self.device.dtype(precision)
         self._network = _build(found, self.hyper, self.device.torch).to(self.dtype)
@@ -80,12 +82,27 @@ class Inference:
                 self.forward(np.zeros((n, n, self.history.channels), np.uint8))
 
     def forward(self, maps: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Return the network's output (channels, H, W) on its device for maps as `BevHistory.push` returns them."""
+        """Return the network's output on its device.
+
+        Args:
+            maps: (H, W, channels) uint8 as `BevHistory.push` returns them; channels that the network does not know,
+                the last ones, are left out.
+
+        Returns:
+            (channels, H, W).
+
+        Raises:
+            PerceptionError: there are fewer channels than the network knows.
+        """
+        channels = self.history.channels
+        if maps.shape[2] != channels:
+            maps = _first(maps, channels, self.model_name)
         with torch.inference_mode():
             # Channels are last in memory and stay so: no transposed copy.
             x = self._copy(torch.from_numpy(maps)).permute(2, 0, 1)[None]
             x = x.to(self.dtype).mul_(1 / 255)
-            scores: torch.Tensor = looked_at_twice(self._network, x) if self.mirrored else self._network(x)
+            look = partial(looked_at_twice, self._network, detail=self._detail) if self.mirrored else self._network
+            scores: torch.Tensor = look(x)
             return scores[0].float()
 
     def run(self, xyz: npt.NDArray[np.float32], stamp_ns: int) -> torch.Tensor:
@@ -144,6 +161,17 @@ class _Copy:
         return self._pinned.to(self._device, non_blocking=True)
 
 
+def _first(maps: npt.NDArray[np.uint8], channels: int, model: str) -> npt.NDArray[np.uint8]:
+    if maps.shape[2] < channels:
+        raise PerceptionError(
+            f"the maps lack channels that {model} knows",
+            got=f"{maps.shape[2]} channels",
+            expected=str(channels),
+            remedy="Simulated sequences of an earlier version are made anew by: python -m train.perception.dataset",
+        )
+    return np.ascontiguousarray(maps[..., :channels])
+
+
 def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, channels: int) -> None:
     if found.manifest and found.manifest.get("format") != FORMAT:
         raise ModelError(
@@ -158,7 +186,7 @@ def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, chann
         raise PerceptionError(
             f"{found.path} does not fit the maps",
             got=f"{channels} channels of bev.history {bev.history} and bev.intensity_full {bev.intensity_full:g}",
-            expected=f"{wanted}: 6, 2 for each older map, 2 with intensity",
+            expected=f"{wanted}: 6, 2 for each older map, 2 with intensity, 6 for a network with detail",
         )
     if bev.cells % MULTIPLE:
         raise PerceptionError(

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from edge_nodes.perception.bev import DETAILS, SLICES
+
 MULTIPLE = 32
 """Sides of input maps are multiples of this."""
 NEWEST = 8
@@ -65,7 +67,8 @@ class Encoder(nn.Module):
             x = down(x)
             if level == 0:
                 # How many points a thing returns depends on how far it is.
-                x = x + self.range(distance(x))
+                # For each map on its own: the sum over maps that a shared one's gradient needs is slow.
+                x = x + self.range(distance(x).expand(len(x), -1, -1, -1))
             x = x + same(x)
             levels.append(x)
         return levels
@@ -81,18 +84,29 @@ def _decoder(widths: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
 class PyramidNetwork(nn.Module):
     """Maps (B, inputs, H, W), values 0..1, to class scores (B, classes, H, W).
 
+    The levels begin at half resolution. With `detail` a branch of three layers works on single cells, on what the
+    newest scan says of each: persons have few cells, and most that is wrong is wrong by one.
+
     Args:
-        inputs: input channels.
+        inputs: input channels; with `detail` the last ones are `BevMap.detail` of the newest scan.
         classes: output classes.
         widths: channels of the levels.
+        detail: channels of the branch at full resolution; 0 for none.
     """
 
-    def __init__(self, inputs: int = 36, classes: int = 6, widths: Sequence[int] = (32, 48, 64, 96, 128)) -> None:
+    def __init__(
+        self,
+        inputs: int = 36,
+        classes: int = 6,
+        widths: Sequence[int] = (32, 48, 64, 96, 128),
+        detail: int = 0,
+    ) -> None:
         super().__init__()
         self.encoder = Encoder(inputs, widths)
         self.squeeze, self.merge = _decoder(widths)
         self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
-        self.fine = nn.Conv2d(classes + 6, classes, 3, padding=1)
+        self.fine = nn.Conv2d(classes + SLICES, classes, 3, padding=1)
+        self.branch = _Branch(widths[0], classes, detail) if detail else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores; H and W are multiples of `MULTIPLE`."""
@@ -102,8 +116,33 @@ class PyramidNetwork(nn.Module):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
         scores: Tensor = torch.pixel_shuffle(self.head(y), 2)
         # The newest scan at full resolution sharpens the borders.
-        sharp: Tensor = self.fine(torch.cat([scores, x[:, :6]], 1))
-        return scores + sharp
+        sharp: Tensor = self.fine(torch.cat([scores, x[:, :SLICES]], 1))
+        return scores + sharp if self.branch is None else scores + sharp + self.branch(x, y)
+
+
+class _Branch(nn.Module):
+    """What the newest scan's cells change in the scores; nothing before it has learned.
+
+    Args:
+        inputs: channels of the decoder's map.
+        classes: output classes.
+        width: channels.
+    """
+
+    def __init__(self, inputs: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.cells, self.context = Unit(SLICES + DETAILS, width), Unit(inputs, width, kernel=1)
+        self.same = Unit(width, width)
+        self.change = nn.Conv2d(width, classes, 3, padding=1)
+        for values in self.change.parameters():
+            nn.init.zeros_(values)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return (B, classes, H, W) for maps `x` (B, C, H, W) and the decoder's `y` (B, inputs, H / 2, W / 2)."""
+        newest = torch.cat([x[:, :SLICES], x[:, -DETAILS:]], 1)
+        z = self.cells(newest) + interpolate(self.context(y), scale_factor=2.0, mode="nearest")
+        change: Tensor = self.change(z + self.same(z))
+        return change
 
 
 class AutoencoderNetwork(nn.Module):
@@ -144,13 +183,27 @@ class AutoencoderNetwork(nn.Module):
         return torch.cat([now, logits[:, 1:] + moved_along(now, way) - now], 1)
 
 
-def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor, *, detail: bool = False) -> Tensor:
     """Return the mean of a network's outputs for maps (B, C, H, W) and for them with left and right exchanged.
 
     A street has no preferred side, and two looks err less than one, at twice the operations.
+
+    Args:
+        network: maps to outputs.
+        x: values 0..1.
+        detail: whether the last channels are `BevMap.detail`, some of which speak of left and right.
     """
     # One after the other: together they would need twice the memory, and caches hold one.
-    return (network(x).float() + network(x.flip(-1)).flip(-1).float()) / 2
+    return (network(x).float() + network(_exchanged(x, detail)).flip(-1).float()) / 2
+
+
+def _exchanged(x: Tensor, detail: bool) -> Tensor:
+    x = x.flip(-1)
+    if detail:
+        # The offset along columns and the covariance: code c becomes 256 - c.
+        first = x.shape[1] - DETAILS + 1
+        x[:, first : first + 2] = 256 / 255 - x[:, first : first + 2]
+    return x
 
 
 def moved_along(x: Tensor, way: Tensor) -> Tensor:

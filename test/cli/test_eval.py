@@ -18,13 +18,13 @@ def figures(path):
     return found
 
 
-def simulated(path):
+def simulated(path, channels=42):
     """A file of two stamps as the training data set keeps them."""
     rng = np.random.default_rng(0)
     flags = np.packbits(rng.random((2, 256, 256)) < 0.2, -1)
     np.savez_compressed(
         path,
-        input=rng.integers(0, 255, (2, 36, 256, 256), np.uint8),
+        input=rng.integers(0, 255, (2, channels, 256, 256), np.uint8),
         label=rng.integers(0, 6, (2, 256, 256), np.uint8),
         occupied=flags,
         forecast=flags,
@@ -56,6 +56,16 @@ def test_simulated_sets(run, tmp_path):
         found = figures(tmp_path / "x.json")
         assert found["results"]["stamps"] == 2
         assert "network" in found["results"][key]
+
+
+def test_a_set_without_the_channels_a_network_knows_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    simulated(tmp_path / "set" / "90000.npz", channels=30)
+    for name in ("segmentation", "reconstruction"):
+        assert run("eval", name, "--data", tmp_path / "set") == 1
+        printed = capsys.readouterr().err.strip()
+        assert printed.startswith("error: the maps lack channels")
+        assert "got 30 channels" in printed
 
 
 def test_reconstruction_on_successive_scans(run, tmp_path):

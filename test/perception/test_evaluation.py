@@ -114,7 +114,8 @@ def test_overlap_of_occupancy():
 
 def test_cells_without_a_return_in_any_scan_are_left_out():
     label = np.array([[1, 3, 3], [0, IGNORE, 4]], np.uint8)
-    maps = np.zeros((36, 2, 3), np.uint8)
+    maps = np.zeros((42, 2, 3), np.uint8)
+    maps[36:39] = 128  # detail of empty cells
     maps[0, 0, 0] = maps[35, 0, 1] = maps[3, 1, 1] = 9
     nothing = np.zeros(label.shape, bool)
     got = with_returns(Sample(maps, label, nothing, nothing, nothing))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 
@@ -23,11 +24,18 @@ def test_one_score_a_cell(kind, outputs, size):
         assert network(torch.rand(2, 36, *size)).shape == (2, outputs, *size)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+BUILDS = {**KINDS, "pyramid with detail": partial(KINDS["pyramid"], inputs=42, detail=8)}
+
+
+def channels(kind):
+    return 42 if "detail" in kind else 36
+
+
+@pytest.mark.parametrize("kind", BUILDS)
 def test_folding_batch_norm_changes_nothing(kind):
     torch.manual_seed(0)
-    network = KINDS[kind]()
-    x = torch.rand(2, 36, 64, 64)
+    network = BUILDS[kind]()
+    x = torch.rand(2, channels(kind), 64, 64)
     for _ in range(3):
         network(x)  # moves the running statistics
     network.eval()
@@ -37,11 +45,14 @@ def test_folding_batch_norm_changes_nothing(kind):
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILDS)
 def test_every_parameter_reaches_the_output(kind):
     """Unlike the published notebook's pyramid, whose lower levels are dead."""
-    network = KINDS[kind]()
-    network(torch.rand(2, 36, 64, 64)).square().mean().backward()
+    network = BUILDS[kind]()
+    for values in network.parameters():
+        if not values.any():  # starts at zero, and passes a gradient on after its first step
+            torch.nn.init.normal_(values, std=0.1)
+    network(torch.rand(2, channels(kind), 64, 64)).square().mean().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 
@@ -54,6 +65,18 @@ def test_two_looks_have_no_preferred_side():
         got, exchanged = looked_at_twice(network, x), looked_at_twice(network, x.flip(-1))
         assert (got - network(x)).abs().max() > 0.01
     torch.testing.assert_close(exchanged.flip(-1), got, atol=1e-5, rtol=1e-5)
+
+
+def test_two_looks_at_detail_have_no_preferred_side():
+    torch.manual_seed(3)
+    network = KINDS["pyramid"](inputs=42, detail=8).eval()
+    torch.nn.init.normal_(network.branch.change.weight)
+    x = torch.rand(2, 42, 64, 64)
+    exchanged = x.flip(-1)
+    exchanged[:, 37:39] = 256 / 255 - exchanged[:, 37:39]
+    with torch.inference_mode():
+        looks = [looked_at_twice(network, y, detail=True) for y in (x, exchanged)]
+    torch.testing.assert_close(looks[1].flip(-1), looks[0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_cell_sees_what_is_far_away():

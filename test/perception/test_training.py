@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from torch import distributed, nn  # noqa: E402
 
-from train.perception.dataset import thinned  # noqa: E402
-from train.perception.losses import segmentation_loss  # noqa: E402
+from edge_nodes.perception import BevConfig, Ground, bev_map  # noqa: E402
+from edge_nodes.perception.networks import PyramidNetwork, looked_at_twice  # noqa: E402
+from train.perception.dataset import thinned, turned  # noqa: E402
+from train.perception.losses import edge_difference, segmentation_loss  # noqa: E402
 from train.perception.sensors import Sensor  # noqa: E402
 from train.perception.simulate import Motion, Scene, Thing, cast  # noqa: E402
 from train.perception.train import grown, together  # noqa: E402
@@ -31,6 +33,61 @@ def test_a_grown_network_answers_like_the_small_one():
     grown(large, small.state_dict())
     x = torch.rand(2, 5, 8, 8)
     torch.testing.assert_close(large(x), small(x[:, :3]))
+
+
+def test_a_pyramid_with_a_detail_branch_starts_as_the_one_without():
+    small = PyramidNetwork(widths=(8, 8)).eval()
+    large = PyramidNetwork(inputs=42, widths=(8, 8), detail=4).eval()
+    grown(large, small.state_dict())
+    x = torch.rand(1, 42, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(large(x), small(x[:, :36]))
+
+
+def test_a_pyramid_with_intensity_starts_as_the_one_with_detail_alone():
+    small = PyramidNetwork(inputs=42, widths=(8, 8), detail=4).eval()
+    nn.init.normal_(small.branch.change.weight)
+    large = PyramidNetwork(inputs=44, widths=(8, 8), detail=4).eval()
+    grown(large, small.state_dict())
+    x = torch.rand(1, 44, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(large(x), small(torch.cat([x[:, :36], x[:, 38:]], 1)))
+
+
+GRID = BevConfig(range_m=4.0, resolution_m=0.25)
+
+
+def _points() -> np.ndarray:
+    """Points on a lattice of 1/256 cell between the borders of cells, in bunches."""
+    rng = np.random.default_rng(3)
+    where = np.repeat(rng.uniform(-4, 4, (200, 2)), 8, axis=0) + rng.normal(0, 0.08, (1600, 2))
+    lattice = (np.floor(where / 0.25 * 256) + 0.5) * (0.25 / 256)
+    return np.column_stack([lattice, rng.uniform(0, 2.5, 1600)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_turned_detail_is_the_detail_of_turned_points(turns, mirror):
+    xyz = _points()
+    maps = bev_map(xyz, Ground(), GRID, detail=True).detail.transpose(2, 0, 1)
+    moved = xyz.copy()
+    for _ in range(turns):
+        moved[:, :2] = np.column_stack([-moved[:, 1], moved[:, 0]])
+    if mirror:
+        moved[:, 1] *= -1
+    want = bev_map(moved, Ground(), GRID, detail=True).detail.transpose(2, 0, 1)
+    assert (want[:2] != 128).any(0).sum() > 300
+    np.testing.assert_array_equal(turned(maps, turns, mirror=mirror, detail=True), want)
+
+
+def test_the_second_look_is_at_exchanged_points():
+    xyz = _points()
+    maps, other = (bev_map(p, Ground(), GRID, detail=True).detail for p in (xyz, xyz * np.float32([1, -1, 1])))
+    seen = []
+    x = torch.from_numpy(maps).permute(2, 0, 1)[None].float() / 255
+    looked_at_twice(lambda y: seen.append(y) or y, x, detail=True)
+    want = torch.from_numpy(other).permute(2, 0, 1)[None].float()
+    torch.testing.assert_close(seen[1] * 255, want, atol=1e-3, rtol=0)
 
 
 def _gradients(value: float) -> nn.Module:
@@ -63,6 +120,15 @@ def test_a_thinned_scan_is_part_of_the_whole_one():
         np.testing.assert_array_equal(less.cloud[kept], scan.cloud[kept])
         assert (less.label[~kept] == 0).all()
         assert (less.thing[~kept] == -1).all()
+
+
+def test_edges_of_a_difference_are_the_difference_of_edges():
+    a, b, weight = torch.rand(2, 3, 5, 6), torch.rand(2, 3, 5, 6), torch.rand(2, 1, 5, 6)
+    want = 0.0
+    for axis in (-1, -2):
+        step = (a.diff(dim=axis) - b.diff(dim=axis)).abs()
+        want += float((step * weight.narrow(axis, 0, step.shape[axis])).sum())
+    assert float(edge_difference(a - b, weight)) == pytest.approx(want / (2 * a.numel()), rel=1e-5)
 
 
 def test_right_answers_cost_less_and_ignored_cells_nothing():

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from train.perception.dataset import Sample
+from train.perception.train import INPUTS
 from train.perception.truth import IGNORE
 
 Array = npt.NDArray[np.float32]
 
 
-def outputs(network: nn.Module, data: list[Sample]) -> Array:
-    """Return the network's outputs (samples, channels, H, W) as float16."""
+def outputs(network: nn.Module, data: list[Sample], inputs: int) -> Array:
+    """Return the outputs (samples, channels, H, W), float16, of a network that takes the first `inputs` channels."""
     network.eval()
     out = []
     with torch.inference_mode():
         for sample in data:
-            x = (torch.from_numpy(sample.input)[None].float() / 255).to(memory_format=torch.channels_last)
+            x = (torch.from_numpy(sample.input[:inputs])[None].float() / 255).to(memory_format=torch.channels_last)
             out.append(network(x)[0].half().numpy())
     return np.stack(out)
 
@@ -75,7 +76,7 @@ def logit_offset(logits: Array, truth: npt.NDArray[np.bool_], known: npt.NDArray
 
 def calibrate(name: str, network: nn.Module, data: list[Sample]) -> list[float]:
     """Shift the biases of `network` in place; return what was added to each output."""
-    values = outputs(network, data)
+    values = outputs(network, data, INPUTS[name])
     with torch.no_grad():
         if name == "segmentation":
             offsets = class_offsets(values, np.stack([s.label for s in data]))

@@ -11,10 +11,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_nodes.perception.bev import DETAILS
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import Sample, read_samples
 from edge_nodes.perception.grid import moved
@@ -32,10 +34,12 @@ PLAIN_TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
 OUTDOOR_TEST_SEEDS = tuple(range(97_000, 97_060))
 TEST_SEEDS = (*PLAIN_TEST_SEEDS, *OUTDOOR_TEST_SEEDS)
 _HELD_OUT = frozenset(TEST_SEEDS)
-VERSION = 1
+VERSION = 2
 INTENSITY_FULL = 0.0
 """`bev.intensity_full` of the networks to train; sensors are made with 0 to 255. The shipped ones know no intensity."""
-CHANNELS = 36 + 2 * (INTENSITY_FULL > 0)
+PLAIN = 36 + 2 * (INTENSITY_FULL > 0)
+CHANNELS = PLAIN + DETAILS
+"""Channels of an input without and with `BevMap.detail`, which comes last."""
 
 
 def cache() -> Path:
@@ -70,7 +74,7 @@ def make(seed: int) -> list[Sample]:
     sensor, scene = setting(seed)
     if seed // 10_000 == 4:
         return _stamp(seed, sensor, scene, config)
-    history = BevHistory(config)
+    history = BevHistory(config, detail=True)
     scans: list[tuple[float, Scan]] = []
     samples = []
     for frame in range(FRAMES):
@@ -95,7 +99,7 @@ def _stamp(seed: int, sensor: Sensor, scene: Scene, config: BevConfig) -> list[S
     whole = cast(scene, sensor, 0.0)
     samples = []
     for scan in (whole, thinned(whole, sensor, rng)):
-        history = BevHistory(config)
+        history = BevHistory(config, detail=True)
         for i in range(1 if rng.random() < 0.7 else config.history):
             seen = history.push(points_of(scan), round(i * PERIOD_S * 1e9))
         samples.append(Sample(seen.transpose(2, 0, 1).copy(), *truth(scene, sensor, [(0.0, scan)], config)))
@@ -146,6 +150,26 @@ def _follow(maps: npt.NDArray[np.uint8], ego: Motion, frame: int) -> None:
         way = (c * (x - px) + s * (y - py), -s * (x - px) + c * (y - py), yaw - pyaw)
         for channel in (4 + 2 * age, 5 + 2 * age):
             maps[channel] = moved(maps[channel], *way, config)
+
+
+def turned(maps: npt.NDArray[Any], turns: int, *, mirror: bool, detail: bool = False) -> npt.NDArray[Any]:
+    """Return maps (..., H, W) after `turns` quarter turns, then perhaps left and right exchanged.
+
+    Args:
+        maps: any channels; with `detail` (C, H, W) uint8, the last ones as `BevMap.detail` has them.
+        turns: to the left.
+        mirror: whether to exchange left and right.
+        detail: whether there are channels that speak of rows and columns and turn with them.
+    """
+    out = np.rot90(maps, turns, axes=(-2, -1))
+    out = np.ascontiguousarray(out[..., ::-1] if mirror else out)
+    if detail:
+        row, column, both, spread, other, top = out[-DETAILS:].copy()
+        for _ in range(turns % 4):
+            # What lay along columns lies against rows now; codes of uint8 change their sign as its numbers do.
+            row, column, both, spread, other = -column, row, -both, other, spread
+        out[-DETAILS:] = row, -column if mirror else column, -both if mirror else both, spread, other, top
+    return out
 
 
 def available(seeds: Iterable[int]) -> list[int]:

@@ -29,7 +29,7 @@ from edge_nodes.perception.evaluation import (
 )
 from edge_nodes.perception.networks import fused, looked_at_twice
 from train.perception.dataset import held_out
-from train.perception.train import NETWORKS, checkpoint
+from train.perception.train import INPUTS, NETWORKS, checkpoint
 
 
 def network(name: str, *, checkpoints: bool) -> torch.nn.Module:
@@ -75,8 +75,9 @@ def evaluate(sets: Mapping[str, Iterable[Sample]], *, checkpoints: bool = False)
         for sample in data:
             with torch.inference_mode():
                 x = (torch.from_numpy(sample.input)[None].float() / 255).to(memory_format=torch.channels_last)
-                labels = [y[0].argmax(0).numpy() for y in (segment(x), looked_at_twice(segment, x))]
-                now, later = (rebuild(x)[0] > 0).numpy()
+                looks = (segment(x), looked_at_twice(segment, x, detail=True))
+                labels = [y[0].argmax(0).numpy() for y in looks]
+                now, later = (rebuild(x[:, : INPUTS["reconstruction"]])[0] > 0).numpy()
             for each in (scores["all"], scores[name]):
                 each.add(sample, labels, now, later)
     return {name: each.values for name, each in scores.items()}

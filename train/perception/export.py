@@ -23,13 +23,16 @@ from edge_nodes.perception.config import CLASSES, BevConfig
 from edge_nodes.perception.frames import read_frames
 from edge_nodes.perception.inference import FORMAT
 from train.perception.calibrate import calibrate
-from train.perception.dataset import CHANNELS, TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
+from train.perception.dataset import TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
 from train.perception.evaluate import evaluate
-from train.perception.train import NETWORKS, begin, checkpoint
+from train.perception.train import DETAIL, INPUTS, NETWORKS, begin, checkpoint
 
 WHAT = {
-    "segmentation": ("pyramid", {"inputs": CHANNELS, "classes": 6, "widths": [32, 48, 64, 96, 128]}),
-    "reconstruction": ("autoencoder", {"inputs": CHANNELS, "outputs": 2, "widths": [32, 64, 96, 128]}),
+    "segmentation": (
+        "pyramid",
+        {"inputs": INPUTS["segmentation"], "classes": 6, "widths": [32, 48, 64, 96, 128], "detail": DETAIL},
+    ),
+    "reconstruction": ("autoencoder", {"inputs": INPUTS["reconstruction"], "outputs": 2, "widths": [32, 64, 96, 128]}),
 }
 DOC = {
     "segmentation": "What each cell of the map around the robot is",
@@ -39,9 +42,9 @@ CARD = """# {title}
 
 {what}
 
-16 bird's-eye-view maps in (36 channels: the newest scan as point counts in six slices of height above the ground, each
-older one as obstacle and ground counts, moved by the robot's motion as scan matching finds it), cells of
-{resolution} m, {parameters:,} parameters stored as float16. Architecture `{architecture}` in
+16 bird's-eye-view maps in ({channels} channels: the newest scan as point counts in six slices of height above the
+ground, each older one as obstacle and ground counts, moved by the robot's motion as scan matching finds it{detail}),
+cells of {resolution} m, {parameters:,} parameters stored as float16. Architecture `{architecture}` in
 `edge_nodes/perception/networks.py`, after the Parallel Perception Network (arXiv 2412.18165); its code and weights
 were not used.
 
@@ -64,8 +67,10 @@ were not used.
   {extra}
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
+MOMENTS = """; of the
+newest scan also the mean, the spread and the greatest height of each cell's points"""
 EFFORT = {
-    "segmentation": "some 70 minutes on less than one core for what was added last",
+    "segmentation": "some 80 minutes on less than one core for what was added last",
     "reconstruction": "some 55 minutes on a third of a core for what was added last;\n"
     "  `--keep 0.25` left a quarter of the weights before in it, which helped on recorded frames",
 }
@@ -206,6 +211,8 @@ def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[P
         extra=EXTRA[name],
         real=real_frames(name, packs),
         what=what,
+        channels=hyper["inputs"],
+        detail=MOMENTS if hyper.get("detail") else "",
         resolution=bev.resolution_m,
         parameters=sum(v.numel() for k, v in state.items() if "running" not in k and "tracked" not in k),
         architecture=architecture,

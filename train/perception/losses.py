@@ -14,11 +14,18 @@ CLASS_WEIGHTS = (0.5, 0.5, 1.5, 1.5, 4.0, 2.5)
 EDGE, OVERLAP, MOVING = 0.3, 0.7, 6.0
 
 
-def edges(x: Tensor) -> Tensor:
-    """Return the differences to the right and lower neighbour, (B, 2C, H, W)."""
-    right = functional.pad(x[..., :, 1:] - x[..., :, :-1], (0, 1))
-    down = functional.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
-    return torch.cat([right, down], 1)
+def edge_difference(x: Tensor, weight: Tensor) -> Tensor:
+    """Return how much maps differ at edges: the mean weighted step from cell to cell, rightwards and downwards.
+
+    Edges are linear: those of a difference are the difference of edges.
+
+    Args:
+        x: (B, C, H, W), one map less the other.
+        weight: (B, 1 or C, H, W), of the cell on the left or above.
+    """
+    right = ((x[..., 1:] - x[..., :-1]).abs() * weight[..., :-1]).sum()
+    down = ((x[..., 1:, :] - x[..., :-1, :]).abs() * weight[..., :-1, :]).sum()
+    return (right + down) / (2 * x.numel())
 
 
 def overlap(probability: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -32,12 +39,12 @@ def overlap(probability: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 def segmentation_loss(scores: Tensor, label: Tensor) -> Tensor:
     """Return the loss of class scores (B, 6, H, W) against labels (B, H, W) with `IGNORE` left out."""
-    weights = torch.tensor(CLASS_WEIGHTS)
-    pixel = functional.cross_entropy(scores, label, weights, ignore_index=IGNORE)
+    logs = scores.log_softmax(1)
+    pixel = functional.nll_loss(logs, label, torch.tensor(CLASS_WEIGHTS), ignore_index=IGNORE)
     counts = (label != IGNORE)[:, None].float()
-    truth = functional.one_hot(label.clamp(max=5), 6).permute(0, 3, 1, 2).float()
-    probability = scores.softmax(1)
-    edge = ((edges(probability) - edges(truth)).abs() * counts).mean() * 10
+    truth = torch.zeros_like(scores).scatter_(1, label.clamp(max=5)[:, None], 1.0)
+    probability = logs.exp()
+    edge = edge_difference(probability - truth, counts) * 10
     return pixel + EDGE * edge + OVERLAP * overlap(probability[:, 2:], truth[:, 2:], counts)
 
 
@@ -49,7 +56,7 @@ def reconstruction_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     weight = torch.cat([weight, weight * (1 + MOVING * changed)], 1)
     pixel = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none", pos_weight=torch.tensor(2.0))
     probability = logits.sigmoid()
-    edge = ((edges(probability) - edges(truth)).abs() * weight.repeat(1, 2, 1, 1)).mean() * 10
+    edge = edge_difference(probability - truth, weight) * 10
     pixel_term = 5 * (pixel * weight).sum() / weight.sum()
     seen = weight * known[:, None].float()
     return pixel_term + EDGE * edge + OVERLAP * overlap(probability, truth, seen)

@@ -14,7 +14,9 @@ import copy
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +26,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from edge_nodes import heap, models
+from edge_nodes.perception.bev import DETAILS
 from edge_nodes.perception.networks import AutoencoderNetwork, PyramidNetwork
-from train.perception.dataset import CHANNELS, INTENSITY_FULL, TRAIN_SEEDS, Sample, available, cache, load
+from train.perception.dataset import (
+    CHANNELS,
+    INTENSITY_FULL,
+    PLAIN,
+    TRAIN_SEEDS,
+    Sample,
+    available,
+    cache,
+    load,
+    turned,
+)
 from train.perception.losses import reconstruction_loss, segmentation_loss
 
 BATCH, GROUP, DECAY = 4, 8, 0.997
+AHEAD = 4
+"""Batches loaded ahead."""
+INPUTS = {"segmentation": CHANNELS, "reconstruction": PLAIN}
+"""How many of a sample's channels each network takes: the first ones."""
+DETAIL = 16
+FIRST = "encoder.down.0.conv.weight"
+"""The weights that know the channels of an input."""
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "segmentation": partial(PyramidNetwork, inputs=CHANNELS),
-    "reconstruction": partial(AutoencoderNetwork, inputs=CHANNELS),
+    "segmentation": partial(PyramidNetwork, inputs=INPUTS["segmentation"], detail=DETAIL),
+    "reconstruction": partial(AutoencoderNetwork, inputs=INPUTS["reconstruction"]),
 }
 
 
@@ -46,13 +66,30 @@ def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     if rng.random() < 0.15:
         arrays[0] = arrays[0].copy()
         arrays[0][6 + 2 * int(rng.integers(0, 15)) : 36] = 0
-    turns, mirror = int(rng.integers(4)), rng.random() < 0.5
-    arrays = [np.rot90(a, turns, axes=(-2, -1)) for a in arrays]
-    return [np.ascontiguousarray(a[..., ::-1] if mirror else a) for a in arrays]
+    turns, mirror = int(rng.integers(4)), bool(rng.random() < 0.5)
+    return [
+        turned(arrays[0], turns, mirror=mirror, detail=True),
+        *(turned(a, turns, mirror=mirror) for a in arrays[1:]),
+    ]
 
 
-def batches(rng: np.random.Generator, choose: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Yield batches without end; sequences that appear in the cache meanwhile are taken up."""
+def batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
+    """Yield batches without end, loaded by a thread; sequences that appear in the cache meanwhile are taken up.
+
+    Args:
+        rng: of order and augmentation.
+        choose: seeds.
+        inputs: how many channels of an input are wanted; they come as bfloat16, 0 to 1, channels last in memory.
+    """
+    made = _batches(rng, choose, inputs)
+    with ThreadPoolExecutor(1, "loader") as loader:
+        waiting = deque(loader.submit(next, made) for _ in range(AHEAD))
+        while True:
+            waiting.append(loader.submit(next, made))
+            yield waiting.popleft().result()
+
+
+def _batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
     while True:
         seeds = rng.permutation(available(choose))
         for start in range(0, len(seeds) - GROUP + 1, GROUP):
@@ -60,7 +97,9 @@ def batches(rng: np.random.Generator, choose: Sequence[int]) -> Iterator[list[Te
             order = rng.permutation(len(group))
             for i in range(0, len(group) - BATCH + 1, BATCH):
                 chosen = [augmented(group[j], rng) for j in order[i : i + BATCH]]
-                yield [torch.from_numpy(np.stack(column)) for column in zip(*chosen, strict=True)]
+                codes, *truths = (torch.from_numpy(np.stack(column)) for column in zip(*chosen, strict=True))
+                x = codes[:, :inputs].contiguous(memory_format=torch.channels_last)
+                yield [x.to(torch.bfloat16).mul_(1 / 255), *truths]
 
 
 def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
@@ -82,9 +121,14 @@ def grown(network: nn.Module, state: dict[str, Tensor]) -> None:
         old = state[name].to(value.dtype)
         if old.shape == value.shape:
             value.copy_(old)
-        else:
-            value.zero_()
-            value[tuple(slice(0, n) for n in old.shape)] = old
+            continue
+        # Channels with detail stay the last ones.
+        last = DETAILS if name == FIRST and "branch.change.weight" in state else 0
+        value.zero_()
+        value[tuple(slice(0, n) for n in old.shape)] = old
+        if last:
+            value[:, old.shape[1] - last :] = 0
+            value[:, -last:] = old[:, -last:]
 
 
 def begin(name: str, start: str) -> nn.Module:
@@ -138,14 +182,13 @@ def train(name: str, minutes: float, *, seed: int, start: str, peak: float, prog
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     first = saved = time.monotonic()
     running, done = 0.0, progress
-    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose)):
+    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose, INPUTS[name])):
         if done >= 1:
             break
         for entry in optimizer.param_groups:
             entry["lr"] = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        x = (batch[0].float() / 255).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            output = network(x)
+            output = network(batch[0])
         loss = loss_of(name, output, batch)
         optimizer.zero_grad()
         loss.backward()

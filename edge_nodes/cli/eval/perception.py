@@ -162,7 +162,7 @@ def _segmentation_real(frames: list[Frame], data: Path, inference: Inference, se
     classes = {name: ev.ClassScore() for name in methods}
     found = {name: ev.ThingScore(config, sector_deg if boxes else 360.0) for name in methods}
     for frame in frames:
-        one, many = ev.maps_of(frame, config, 1), ev.maps_of(frame, config, SCANS)
+        one, many = ev.maps_of(inference, frame, 1), ev.maps_of(inference, frame, SCANS)
         truth = list(ev.things(frame, config))
         plain = ev.labels_of(inference, one)
         # As scene_node takes them.
