@@ -24,7 +24,6 @@ namespace avx2_delta {
 namespace {
 
 constexpr int kFloats = 8, kCodeZero = 0, kFineZero = 0;
-constexpr bool kSpreadsInRegisters = false;
 
 #define EDGE_LOAD_HALF(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #define EDGE_LOAD_BYTES(p) \
@@ -112,6 +111,7 @@ EDGE_INLINE float running_sums(float* p, float scale, float base) {
   return p[15];
 }
 
+#include "delta_walk.h"
 #include "delta_ops.h"
 
 }  // namespace

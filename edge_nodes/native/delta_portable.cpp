@@ -19,7 +19,6 @@ namespace portable_delta {
 namespace {
 
 constexpr int kFloats = 4, kCodeZero = 0, kFineZero = 0;
-constexpr bool kSpreadsInRegisters = false;
 
 #include "float_ops.h"
 #include "delta_tiles.h"
@@ -90,6 +89,7 @@ EDGE_INLINE float running_sums(float* p, float scale, float base) {
   return base;
 }
 
+#include "delta_walk.h"
 #include "delta_ops.h"
 
 }  // namespace
