@@ -136,8 +136,9 @@ template <int Tiles>
 EDGE_INLINE __m512i with_escapes(__m512i x, const PackedTiles<Tiles>& tiles, int tile, const uint32_t* codes, int zero) {
   alignas(64) int32_t lanes[kKeyBlock];
   _mm512_store_si512(lanes, x);
+  const uint8_t* code = reinterpret_cast<const uint8_t*>(codes);
   for (const Escape* e = tiles.escapes; e < tiles.escapes_end; ++e)
-    if (e->tile == tile) lanes[e->key] += e->extra * (int32_t(codes[e->channel / 4] >> e->channel % 4 * 8 & 255) - zero);
+    if (e->tile == tile) lanes[e->key] += e->extra * (int32_t(code[e->channel]) - zero);
   return _mm512_load_si512(lanes);
 }
 
@@ -151,8 +152,8 @@ EDGE_INLINE void keep_lanes(__m512 x, int first, int until, float* out) {
 // Running sums of neighbouring rows, [row][codes, low ones][16 times the same].
 using Sums = int32_t[2][kKeyBlock];
 
-// Scores of neighbouring tiles of which `line` gives the changes; `Plain`: all are wanted, and nothing escapes. Sums are
-// of integers, and stay in registers: 32 bits hold them while the elements of a key add up to less than 2^24 steps.
+// Scores of neighbouring tiles of which `line` gives the changes; `Plain`: all are wanted, and nothing escapes. Sums
+// are of integers, in registers: 32 bits hold them while the elements of a key add up to less than 2^24 steps.
 template <int Rows, int Tiles, bool Fine, bool Plain, typename Line>
 EDGE_INLINE void tile_scores(Line&& line, const PackedTiles<Tiles>& tiles, const CodedQueries& x, int row,
                              const RowCodes<Rows>& q, const Wanted& to, Sums* sums) {
@@ -171,8 +172,9 @@ EDGE_INLINE void tile_scores(Line&& line, const PackedTiles<Tiles>& tiles, const
       });
 }
 
-// Changes spread in registers: the chains of the tiles' addresses run side by side. Of the values a quarter is fetched
-// (half of those in 8 bits), from the first on: as much as costs the walk nothing.
+constexpr int kWalkBytes = 32;  // of the values, fetched for each 4 channels of a tile: costs the walk nothing
+
+// Changes spread in registers: the chains of the tiles' addresses run side by side.
 template <int Rows, bool Fine>
 EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x, const Wanted& to) {
   alignas(64) Sums sums[Rows];
@@ -180,7 +182,7 @@ EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x
   const int least = *std::min_element(to.until, to.until + Rows);
   each_tiles(keys, [&](const auto& tiles, auto count) __attribute__((always_inline)) {
     constexpr int kTiles = count;
-    const size_t fetched = size_t(tiles.tile) * keys.quads * 32;
+    const size_t fetched = size_t(tiles.tile) * keys.quads * kWalkBytes;
     const char* values = keys.values + (fetched < kSecondLevel ? fetched : kSecondLevel);
     const int8_t* next[kTiles];
     for (int t = 0; t < kTiles; ++t) next[t] = tiles.codes[t];
@@ -203,8 +205,8 @@ EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x
 
 template <bool Fine>
 EDGE_INLINE void walk(const DeltaTiles& keys, const CodedQueries& x, const Wanted& to) {
-  constexpr int kNarrow = 16;  // quads: the values of wider heads are slow to sum unless fetched before, as `spread` does
-  if (x.quads <= kNarrow && (x.rows <= 4 || x.rows == kMostRows))
+  // Rows that one pass takes (see `in_rows`); for more of them, changes are spread once.
+  if (x.rows <= 4 || x.rows == kMostRows)
     return in_rows(x.rows, [&](int, auto rows) { walk_in_registers<rows, Fine>(keys, x, to); });
   alignas(64) int8_t lines[2 * kMostQuads * 64];
   Buffer<int32_t> sums(size_t(x.rows) * 2 * kKeyBlock);

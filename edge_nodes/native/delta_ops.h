@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of coded keys, written once; each delta_*.cpp includes this after delta_tiles.h in a namespace of its own, and
-// defines before: kCodeZero, kFineZero; compress(line, codes), which returns the mask; products<Rows, Tiles, Fine>(lines,
-// quads, codes, low, out): out[row][16 * tile + key] = sum of code * change; walk<Fine>, what `delta_scores` does.
+// defines before: kCodeZero, kFineZero; compress(line, codes), which returns the mask; products<Rows, Tiles, Fine>(
+// lines, quads, codes, low, out): out[row][16 * tile + key] = sum of code * change; walk<Fine>(keys, queries, wanted),
+// which writes the scores.
 
 static int code_key(const float* key, const float* theta, const float* step, int dim, bool full, int32_t* reference,
                     int32_t* change) {

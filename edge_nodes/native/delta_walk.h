@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores by running sums in float, for processors without room for them in registers. Included inside a namespace, after
-// delta_tiles.h; before it are defined products (see delta_ops.h) and running_sums(x, scale, base).
+// Scores by running sums in float, for processors without room for them in registers. Included inside a namespace,
+// after delta_tiles.h; before it are defined products (see delta_ops.h) and running_sums(x, scale, base).
 
 EDGE_INLINE int query_code(const CodedQueries& x, int row, int channel) {
   const size_t at = size_t(row) * x.quads * 4 + channel;

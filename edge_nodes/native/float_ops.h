@@ -141,7 +141,7 @@ static void squared_relu(const float* gate, const float* up, int n, float* y) {
   }
 }
 
-constexpr int kChains = kFloats == 16 ? 12 : 8;  // sums in registers that hide the latency of a multiply-add
+constexpr int kChains = kFloats == 16 ? 16 : 8;  // sums in registers that hide the latency of a multiply-add
 constexpr int kMixKeys = 256;                    // keys whose values stay in the cache for all columns
 
 constexpr int kNextBytes = 4096;  // bytes; the processor by itself does not look beyond a page
@@ -203,9 +203,11 @@ EDGE_INLINE void mix_columns(const Attention& a, int row, int d, int begin, int 
     for (int p = 0; p < Parts && begin; ++p) acc[r][p] = load(out[r] + p * kFloats);
   }
   const T* v = static_cast<const T*>(a.values) + size_t(begin + shift) * a.head_dim + d;
+  // Whole rows at once: from a part of each, the processor would not see that they follow each other.
+  const size_t fetched = d ? 0 : size_t(a.head_dim) * sizeof(T);
   for (int k = begin; k < end; ++k, v += a.head_dim) {
     Vec value[Parts];
-    for (size_t at = 0; at < Parts * kFloats * sizeof(T); at += 64)
+    for (size_t at = 0; at < fetched; at += 64)
       __builtin_prefetch(reinterpret_cast<const char*>(v) + kNextBytes + at);
 #pragma GCC unroll 8
     for (int p = 0; p < Parts; ++p) value[p] = load(v + p * kFloats);
@@ -286,7 +288,8 @@ EDGE_INLINE void mix(const Attention& a, int stride) {
   each_run(a, (keys + kKeyBlock - 1) / kKeyBlock, [&](int begin, int end, int at) {
     const int first = begin * kKeyBlock, last = end * kKeyBlock < keys ? end * kKeyBlock : keys;
     const ptrdiff_t shift = ptrdiff_t(at - begin) * kKeyBlock;
-    in_rows(a.tokens * a.heads_per_kv, [&](int row, auto count) { mix_rows<count, T>(a, row, first, last, shift, stride); });
+    in_rows(a.tokens * a.heads_per_kv,
+            [&](int row, auto count) { mix_rows<count, T>(a, row, first, last, shift, stride); });
   });
 }
 
