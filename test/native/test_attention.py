@@ -170,6 +170,18 @@ def test_changes_beyond_a_byte_are_kept():
     assert np.abs(cache.propagated(1, 1) - k[1, :, 1]).max() <= 0.2 * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("theta", [0.01, 0.5])
+def test_keys_far_from_zero_are_summed_without_overflow(theta):
+    """Models with biased keys have channels of some hundreds: tens of thousands of steps."""
+    q, k, v = sequence(300)
+    k[..., ::8] += 500
+    q[..., ::8] /= 500
+    options = {"theta": theta, "window_scale": 0.05}
+    plain = run(make("delta", KERNELS[0], **options), q, k, v)
+    for kernel in KERNELS[1:]:
+        assert np.abs(run(make("delta", kernel, **options), q, k, v) - plain).max() < 1e-3
+
+
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 255, 256, 257, 299])
 def test_truncated_then_written_again_equals_written_once(length):
     q, k, v = sequence(300)
