@@ -29,27 +29,27 @@ def _exchange(task: Mapping[str, Any]) -> dict[str, Any]:
     from edge_nodes.language.boards.costs import ALGORITHMS
     from edge_nodes.language.boards.join import open_store
     from edge_nodes.language.boards.link import Link
+    from edge_nodes.language.boards.probe import turns
 
     rank, ranks = task["rank"], task["ranks"]
     store = open_store(task["address"], task["port"], rank, ranks, patience_s=60.0)
     link = Link(store, rank, ranks, deadline_s=60.0)
-    network, rows = link.network, []
+    rows = []
     for size in task["sizes"]:
         values = np.zeros(size // 4, np.float32)
         taken: dict[str, list[float]] = {name: [] for name in ALGORITHMS}
         for _ in range(task["rounds"]):
-            for link.algorithm in ALGORITHMS:  # in turns, so that all see the same machine
-                link.reduce(values[:1], "sum")  # all begin together
-                begin = time.perf_counter()
-                for _ in range(CHAIN):  # one after the other: rank 0 may be done with one before the others are
-                    link.reduce(values, "sum")
-                taken[link.algorithm].append(1e3 * (time.perf_counter() - begin) / CHAIN)
+            link.measure_again()  # as an idle group does
+            for name, seconds in turns(link, ALGORITHMS, values, chain=CHAIN).items():
+                taken[name].append(1e3 * seconds)
+        network = link.network
         chosen = network.choose(size)
         about = {"bytes": size, "chosen": chosen, "predicted_ms": round(1e3 * network.predicted_s(chosen, size), 3)}
         about["form_ms"] = round(1e3 * network.form_s(chosen, size), 3)
         rows.append({**about, **{a: round(min(t), 3) for a, t in taken.items()}})
+    found = asdict(link.network)
     link.close()
-    return {"network": asdict(network), "rows": rows}
+    return {"network": found, "rows": rows}
 
 
 def _model(task: Mapping[str, Any]) -> dict[str, Any]:

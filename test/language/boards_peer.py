@@ -20,6 +20,10 @@ def reduce_some(rank, ranks, port, algorithms, out):
         found[link.algorithm] = [values(rank, size) for size in SIZES for _ in (True, False)]
         for i, array in enumerate(found[link.algorithm]):
             link.reduce(array, "max" if i % 2 else "sum")
+    counted = link.bytes_sent, dict(link.reduced)
+    for _ in range(4):
+        link.measure_again()
+    assert (link.bytes_sent, link.reduced) == counted
     out.put((rank, (found, link.network)))
     link.reduce(np.zeros(1, np.float32), "sum")  # nobody leaves before all are done
     link.close()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_nodes.language.boards import probe
 from edge_nodes.language.boards.costs import ALGORITHMS, CHOICES, SIZES, Network, allreduce_s, star_beats_ring
 
 MBIT, WIDTH = 1e6 / 8, 8192 * 4
@@ -75,3 +76,40 @@ def test_noise_never_makes_a_larger_message_cheaper():
 
 def test_one_board_has_nothing_to_exchange():
     assert allreduce_s("star", 1, WIDTH, latency_s=1.0, bytes_per_s=1.0) == 0.0
+
+
+class QuietLink:
+    """Rank 0 of two boards that answer at once."""
+
+    rank, ranks, algorithm = 0, 2, "auto"
+
+    def exchange(self, array, peer):
+        pass
+
+    def send(self, to, *arrays):
+        pass
+
+    def reduce(self, values, how):
+        pass
+
+
+def test_the_choice_follows_a_network_that_changes(monkeypatch):
+    taken = {"direct": 1.0, "star": 2.0, "split": 3.0}
+    monkeypatch.setattr(probe, "turns", lambda *_, **__: dict(taken))
+    found = probe.Probe(QuietLink())
+    assert {found.network.choose(size) for size in SIZES} == {"direct"}
+    taken["star"] = 9.0  # one sample that was disturbed
+    found.again(QuietLink())
+    assert found.network.measured_s["star"] == (2.0, 2.0, 2.0)
+    taken.update(direct=5.0, star=2.5)
+    for _ in range(len(SIZES) * probe.SAMPLES[1]):
+        found.again(QuietLink())
+    assert {found.network.choose(size) for size in SIZES} == {"star"}
+    assert found.network.measured_s == {"direct": (5.0,) * 3, "star": (2.5,) * 3, "split": (3.0,) * 3}
+
+
+def test_a_turn_leaves_the_wanted_algorithm():
+    link = QuietLink()
+    seconds = probe.turns(link, CHOICES, np.zeros(4, np.float32), chain=2)
+    assert list(seconds) == list(CHOICES)
+    assert link.algorithm == "auto"

@@ -21,8 +21,8 @@ import torch.distributed as dist
 
 from edge_nodes.errors import State
 from edge_nodes.language.blocks.sum_tree import SumTree
-from edge_nodes.language.boards.costs import ALGORITHMS
-from edge_nodes.language.boards.probe import measure
+from edge_nodes.language.boards.costs import ALGORITHMS, Network
+from edge_nodes.language.boards.probe import Probe
 from edge_nodes.language.errors import LanguageError
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +48,6 @@ class Link:
         backend: of torch.distributed.
 
     Attributes:
-        network: what was measured when the group was made.
         step: number of the step, for errors.
         bytes_sent: payload sent by this board.
         reduced: {algorithm: messages}.
@@ -79,8 +78,25 @@ class Link:
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=ranks, timeout=max(self._deadline, timedelta(seconds=5))
             )
-        self.network = measure(self)
+        self._probe = Probe(self)
         self.bytes_sent, self.reduced = 0, dict.fromkeys(ALGORITHMS, 0)
+
+    @property
+    def network(self) -> Network:
+        """What was measured when the group was made, and since."""
+        return self._probe.network
+
+    def measure_again(self) -> None:
+        """Time each way to add up shares once more, for messages of one size; all boards call it at once.
+
+        Networks change, above all without wires, and a measurement may have been disturbed.
+
+        Raises:
+            BoardError: a board does not answer within the deadline.
+        """
+        counts = self.bytes_sent, dict(self.reduced)
+        self._probe.again(self)
+        self.bytes_sent, self.reduced = counts
 
     def close(self) -> None:
         """Leave the group; the others notice at their next exchange."""

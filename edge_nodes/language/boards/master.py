@@ -212,11 +212,15 @@ class BoardsModel:
         self._known[:] = 0
 
     def _ping(self) -> None:
+        heard = 0
         while not self._closing.wait(PING_S):
             with self._lock:
-                if self.link is not None:
+                if self._step != heard:
+                    heard = self._step
+                elif self.link is not None:
                     try:
                         self._tell(self.link, PING, 0, [])
+                        self.link.measure_again()
                     except BoardError:
                         self._drop()
 

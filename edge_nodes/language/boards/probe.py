@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +23,59 @@ CHAIN = 2  # allreduces of a sample, one after the other as in a model: rank 0 m
 SAMPLES, SAMPLES_S = (3, 8), 0.1  # how many of each, as many as the closed form says fit this time
 
 
-def measure(link: Link) -> Network:
-    """Return what all boards agree on; all of the group call this at once.
+class Probe:
+    """What the boards of a group have timed: when it was made, and a little more whenever it is idle.
+
+    Of each way and size the least of the newest samples counts, so that one that was disturbed does no harm.
+
+    Args:
+        link: the group; all of it make this at once, and call `again` at the same times.
+
+    Attributes:
+        network: what all boards agree on.
 
     Raises:
         BoardError: a board does not answer within the deadline.
     """
-    network = _calibrate(link)
-    return replace(network, measured_s=_time_choices(link, network))
+
+    def __init__(self, link: Link) -> None:
+        self.network = _calibrate(link)
+        self._newest: dict[tuple[str, int], deque[float]] = {}
+        self._next = cycle(SIZES)
+        for size in SIZES:
+            expected = CHAIN * sum(self.network.form_s(name, size) for name in CHOICES)
+            for _ in range(min(SAMPLES[1], max(SAMPLES[0], int(SAMPLES_S / expected)))):
+                self._sample(link, size)
+        self._agree(link)
+
+    def again(self, link: Link) -> None:
+        """Take one sample more of each way, of one size after the other."""
+        self._sample(link, next(self._next))
+        self._agree(link)
+
+    def _sample(self, link: Link, size: int) -> None:
+        values = np.zeros(size // 4, np.float32)
+        for name, seconds in turns(link, CHOICES, values, chain=CHAIN).items():
+            self._newest.setdefault((name, size), deque(maxlen=SAMPLES[1])).append(seconds)
+
+    def _agree(self, link: Link) -> None:
+        least = np.array([[min(self._newest[name, size]) for size in SIZES] for name in CHOICES])
+        taken = {name: tuple(map(float, row)) for name, row in zip(CHOICES, _agreed(link, least), strict=True)}
+        self.network = replace(self.network, measured_s=taken)
+
+
+def turns(link: Link, algorithms: Sequence[str], values: npt.NDArray[np.float32], *, chain: int) -> dict[str, float]:
+    """Return the seconds of an allreduce by each algorithm, on this board, the mean of `chain`; all call it at once.
+
+    Raises:
+        BoardError: a board does not answer within the deadline.
+    """
+    wanted, begin, taken = link.algorithm, np.zeros(1, np.float32), {}
+    for link.algorithm in algorithms:
+        link.reduce(begin, "sum")  # all begin together
+        taken[link.algorithm] = _seconds(_chain, link, values, chain) / chain
+    link.algorithm = wanted
+    return taken
 
 
 def _calibrate(link: Link) -> Network:
@@ -46,22 +93,6 @@ def _calibrate(link: Link) -> Network:
     return Network(link.ranks, float(worst[0]), float(worst[1]))
 
 
-def _time_choices(link: Link, network: Network) -> dict[str, tuple[float, ...]]:
-    """Return the least seconds of an allreduce on rank 0, by algorithm, of each of `SIZES`; the ways take turns."""
-    taken = np.full((len(CHOICES), len(SIZES)), np.inf)
-    wanted, zero = link.algorithm, np.zeros(1, np.float32)
-    for column, size in enumerate(SIZES):
-        values = np.zeros(size // 4, np.float32)
-        expected = CHAIN * sum(network.form_s(name, size) for name in CHOICES)
-        for _ in range(min(SAMPLES[1], max(SAMPLES[0], int(SAMPLES_S / expected)))):
-            for row, link.algorithm in enumerate(CHOICES):
-                link.reduce(zero, "sum")  # all begin together
-                taken[row, column] = min(taken[row, column], _seconds(_chain, link, values) / CHAIN)
-    link.algorithm = wanted
-    taken = _agreed(link, taken)
-    return {name: tuple(map(float, times)) for name, times in zip(CHOICES, taken, strict=True)}
-
-
 def _agreed(link: Link, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return rank 0's numbers on all boards."""
     if link.rank == 0:
@@ -71,8 +102,8 @@ def _agreed(link: Link, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     return numbers
 
 
-def _chain(link: Link, values: npt.NDArray[np.float32]) -> None:
-    for _ in range(CHAIN):
+def _chain(link: Link, values: npt.NDArray[np.float32], count: int) -> None:
+    for _ in range(count):
         link.reduce(values, "sum")
 
 

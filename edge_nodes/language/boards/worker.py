@@ -127,5 +127,7 @@ def _take_part(link: Link, model: StreamedModel, width: int) -> None:
             model.copy_cache(*numbers[:4])
         elif kind == TRUNCATE:
             model.truncate_cache(*numbers[:2])
+        elif kind == PING:
+            link.measure_again()
         elif kind == STOP:
             return
