@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ from small_gguf import write_gguf
 from edge_nodes.errors import State
 from edge_nodes.language import LanguageError, load
 from edge_nodes.language.blocks.convert import convert
+from edge_nodes.language.boards import master as boards_master
 from edge_nodes.language.boards.costs import CHOICES
 from edge_nodes.language.config import BoardsConfig
 
@@ -106,6 +108,21 @@ def test_two_boards(shards, port, workers):
     workers(folder / "rank-1", port, "--once")
     engine.model._master.missing(JOIN_S)
     assert answer(engine) == expected
+    engine.close()
+
+
+def test_idle_boards_time_their_network_again(shards, port, workers, monkeypatch):
+    monkeypatch.setattr(boards_master, "PING_S", 0.05)
+    _, folder = shards
+    workers(folder / "rank-1", port)
+    engine = master(folder, port)
+    expected, link, timed = answer(engine), engine.model.link, threading.Semaphore(0)
+    again = link.measure_again
+    monkeypatch.setattr(link, "measure_again", lambda: (again(), timed.release()))
+    for _ in range(3):
+        assert timed.acquire(timeout=JOIN_S)
+    assert answer(engine) == expected
+    assert engine.model.link is link
     engine.close()
 
 
