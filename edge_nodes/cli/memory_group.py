@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +16,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+PATIENCE_S = 10.0  # with killed processes
 _FILES = {  # version: directory of groups; limit, peak and usage of a group
     2: (ROOT, "memory.max", "memory.peak", "memory.current"),
     1: (ROOT / "memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.usage_in_bytes"),
@@ -66,13 +71,31 @@ class MemoryGroup:
 
 @contextmanager
 def memory_group(limit_bytes: int = 0) -> Iterator[MemoryGroup | None]:
-    """Make a group of at most `limit_bytes` (0: no limit) and remove it; None where this is not permitted."""
+    """Make a group of at most `limit_bytes` (0: no limit) and remove it; None where this is not permitted.
+
+    Processes that are still in it then, as after an error, are killed.
+    """
     group = _make(limit_bytes)
     try:
         yield group
     finally:
         if group is not None:
-            group.folder.rmdir()  # its processes have ended
+            _remove(group)
+
+
+def _remove(group: MemoryGroup) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            group.folder.rmdir()
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        for pid in (group.folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _make(limit_bytes: int) -> MemoryGroup | None:
