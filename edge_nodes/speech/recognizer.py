@@ -24,6 +24,8 @@ _GAP_NS = 1_000_000_000
 _QUIET_WINDOW = RATE_HZ // 10
 _GUESS_AHEAD = 3 * CHUNK
 """The early final text is recognised this long before the silence is long enough to give it."""
+_FIRST_PARTIAL = CHUNK
+"""The first partial text is due so much earlier: the time it is counted from has no work on a text in it."""
 REFERENCE = "reference:"
 """Prefix of a model that is a checkpoint of the Splitformer's authors."""
 
@@ -227,7 +229,7 @@ class Recognizer:
 
     def _open(self, start: int) -> SpeechEvent:
         stream = self._stream
-        stream.segment = _Segment(start, Partials(self.model, start), partial_at=stream.done)
+        stream.segment = _Segment(start, Partials(self.model, start), partial_at=stream.done - _FIRST_PARTIAL)
         return SpeechEvent("start", "", stream.time(start), stream.time(stream.done))
 
     def _early(self, segment: _Segment) -> Iterator[SpeechEvent]:
