@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ LOSS = 0.5
 """Points of word error rate over the last exit's that a threshold may cost."""
 USABLE = 25.0
 """Word error rate, %, that the earliest exit of an overloaded node may have."""
-WORDS_GRID = (0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8, 0.85, 1.0)
+WORDS_GRID = (0.6, 0.7, 0.8, 0.9, 1.0)
 """Thresholds of the policy `words`; each is a pass over the clips."""
 _GRID = tuple(np.round(np.arange(0.5, 1.001, 0.005), 3).tolist())
 POLICIES = ("words", "confidence", "entropy")
@@ -37,13 +38,14 @@ class Tried(NamedTuple):
     operations: NDArray[np.float64]
 
 
-def fit(heard: Sequence[Heard]) -> Calibration:
+def fit(heard: Sequence[Heard], known: Calibration | None = None) -> Calibration:
     """Return the thresholds that save most operations at a loss of at most `LOSS`, and the first usable exit.
 
     Args:
         heard: clips that were not trained on; of the policy `words` the thresholds that were tried on all are known.
+        known: what stays as it is.
     """
-    return _fit(heard, _try_all(heard))
+    return _fit(heard, _try_all(heard), known or Calibration())
 
 
 def crossed(heard: Sequence[Heard]) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def crossed(heard: Sequence[Heard]) -> dict[str, Any]:
     tried = _try_all(heard)
     halves = (slice(0, None, 2), slice(1, None, 2))
     parts = [_part(tried, half) for half in halves]
-    fits = [_fit(heard[half], part) for half, part in zip(halves, parts, strict=True)]
+    fits = [_fit(heard[half], part, Calibration()) for half, part in zip(halves, parts, strict=True)]
     said, last = sum(len(h.said) for h in heard), sum(h.operations[-1] for h in heard)
     found = {}
     for name in tried:
@@ -71,14 +73,14 @@ def crossed(heard: Sequence[Heard]) -> dict[str, Any]:
     return found
 
 
-def _fit(heard: Sequence[Heard], tried: Mapping[str, Tried]) -> Calibration:
+def _fit(heard: Sequence[Heard], tried: Mapping[str, Tried], known: Calibration) -> Calibration:
     errors = np.array([[edit_distance(h.said, h.text(i).split()) for i in range(len(h.readings))] for h in heard])
     words = max(1, sum(len(h.said) for h in heard))
     rates = 100 * errors.sum(0) / words
     allowed = errors[:, -1].sum() + LOSS * words / 100
     earliest = next(i for i, rate in enumerate(rates) if rate <= max(USABLE, rates[-1]))
-    thresholds = {name: _cheapest(each, float(allowed)) for name, each in tried.items()}
-    return Calibration(**thresholds, earliest=earliest + 1)
+    thresholds: dict[str, Any] = {name: _cheapest(each, float(allowed)) for name, each in tried.items()}
+    return replace(known, earliest=earliest + 1, **thresholds)
 
 
 def _try_all(heard: Sequence[Heard]) -> dict[str, Tried]:

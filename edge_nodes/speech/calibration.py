@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_nodes.errors import ModelError, State
+from edge_nodes.speech.sureness import Weights
 
 FILE = "calibration.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Calibration:
         entropy: likewise, of the certainty.
         earliest: first layer, from 1, whose words are of use; an overloaded node does not go below it.
         words: threshold of that policy, 0..1.
+        sureness: by which an exit knows how sure its words are, by its layer; without them it is their confidence.
     """
 
     confidence: float = 1.0
     entropy: float = 1.0
     earliest: int = 1
     words: float = 1.0
+    sureness: Mapping[int, Weights] = field(default_factory=dict)
 
 
 def load(folder: Path, weights_sha256: str) -> Calibration:
@@ -50,10 +53,11 @@ def load(folder: Path, weights_sha256: str) -> Calibration:
         if stored["format"] != FORMAT or stored["weights_sha256"] != weights_sha256:
             raise ValueError(f"format {stored['format']}, for the weights {stored['weights_sha256'][:12]}...")
         thresholds = {name: float(stored[name]) for name in ("confidence", "entropy", "words")}
-        found = Calibration(**thresholds, earliest=int(stored["earliest"]))
+        sureness = {int(layer): Weights(**weights) for layer, weights in stored["sureness"].items()}
+        found = Calibration(**thresholds, earliest=int(stored["earliest"]), sureness=sureness)
         if not all(0.0 <= each <= 1.0 for each in thresholds.values()) or found.earliest < 1:
             raise ValueError(f"out of range: {found}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is not the calibration of the weights beside it",
             got=" ".join(str(error).split())[:200],
@@ -81,6 +85,7 @@ def save(folder: Path, weights_sha256: str, found: Calibration, about: Mapping[s
         "entropy": found.entropy,
         "words": found.words,
         "earliest": found.earliest,
+        "sureness": {str(layer): asdict(weights) for layer, weights in found.sureness.items()},
         "found_on": dict(about),
     }
     path.write_text(json.dumps(entries, indent=1) + "\n")

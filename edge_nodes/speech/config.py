@@ -22,7 +22,7 @@ class ExitConfig:
 
     policy: str = parameter(
         "words",
-        "fixed: always exit.layer; words: each word from the first layer at least exit.threshold sure of it; "
+        "fixed: always exit.layer; words: each word from the first layer sure enough of it, silence before; "
         "confidence, entropy: all from the first that sure; deadline: the last that exit.budget_ms allows; load: "
         "earlier, the longer audio waits; all: exit.layer at the latest",
         choices=POLICIES,
@@ -34,7 +34,7 @@ class ExitConfig:
     )
     threshold: float = parameter(
         0.0,
-        "Confidence (policies words and confidence) or certainty (policy entropy) at which to leave; 0 is the one "
+        "Probability (policy words), confidence or certainty (policy entropy) at which to leave; 0 is the one "
         "stored beside the model's weights, or never without one",
         minimum=0.0,
         maximum=1.0,

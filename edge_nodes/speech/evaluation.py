@@ -21,7 +21,7 @@ from edge_nodes.speech.operations import operations
 from edge_nodes.speech.recognizer import Recognizer, SpeechEvent
 
 THRESHOLDS = {
-    "words": (0.65, 0.7, 0.75, 0.8),
+    "words": (0.7, 0.75, 0.8, 0.85, 0.9, 1.0),
     "confidence": (0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
     "entropy": (0.8, 0.85, 0.9, 0.925, 0.95, 0.975),
 }

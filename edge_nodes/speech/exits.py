@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ class Reading(NamedTuple):
         confidence: geometric mean of the best symbols' probabilities, 0..1.
         certainty: 1 - mean entropy of a frame / entropy of a guess, 0..1.
         spans: first and last frame of each word; None if the model does not tell.
-        sureness: of each word, 0..1: the confidence of its frames and of half the pauses beside it, weighed with how
-            likely it is after the word before if there is a lexicon. None if the model does not tell.
+        sureness: of each word, 0..1: the confidence of its frames and of half the pauses beside it; once the words are
+            spelled right, see `sureness.probability`. None if the model does not tell.
+        correct: returns the reading with its words spelled right; None if they are as they were heard.
     """
 
     text: str
@@ -37,11 +39,22 @@ class Reading(NamedTuple):
     certainty: float = 1.0
     spans: tuple[tuple[int, int], ...] | None = None
     sureness: tuple[float, ...] | None = None
+    correct: Callable[[], Reading] | None = None
+
+    def spelled(self) -> Reading:
+        """Return the reading with its words spelled right, if the model does that."""
+        return self if self.correct is None else self.correct()
 
 
-Leave = Callable[[int, Reading], bool | Sequence[tuple[int, int]]]
+class Rest(Enum):
+    """What leaves while all the rest goes on."""
+
+    SILENCE = "silence"
+
+
+Leave = Callable[[int, Reading], "bool | Rest | Sequence[tuple[int, int]]"]
 """Whether to leave at an exit: its layer (from 1) and what it says. Or what is to go on while the rest leaves: the
-first and last frames of the words that are not sure."""
+first and last frames of the words that are not sure; or what leaves by itself."""
 
 
 def _stopwatch() -> Callable[[], float]:
@@ -80,7 +93,7 @@ def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[A
     best = log_probs.argmax(1)
     text, spans = (decode(best), tuple(word_spans(best))) if text_of is None else (text_of(best), None)
     heard = log_probs[log_probs[:, BLANK] < np.log(_SURELY_BLANK)]
-    sureness = None if spans is None else _sureness(log_probs, spans)
+    sureness = None if spans is None else tuple(np.exp(sounds(log_probs, spans)).tolist())
     if not heard.size:
         return Reading(text, 1.0, spans=spans, sureness=sureness)
     # 0 log 0 is 0, but NaN of an infinite logarithm.
@@ -89,15 +102,23 @@ def read(log_probs: NDArray[np.float32], text_of: Callable[[NDArray[np.integer[A
     return Reading(text, float(np.exp(heard.max(1).mean())), certainty, spans, sureness)
 
 
-def _sureness(log_probs: NDArray[np.float32], spans: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """Return the geometric mean of the best symbols' probabilities, past sure blanks, from pause to pause."""
+def sounds(log_probs: NDArray[np.float32], spans: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    """Return the mean logarithmic probability of each word's best symbols, past sure blanks, from pause to pause.
+
+    Args:
+        log_probs: (T, symbols) float32 log-probabilities; symbol 0 is the blank.
+        spans: first and last frame of each word, in order.
+
+    Returns:
+        (words,) float64.
+    """
     if not spans:
-        return ()
+        return np.zeros(0)
     counts = log_probs[:, BLANK] < np.log(_SURELY_BLANK)
     edges = [0, *((last + first + 1) // 2 for (_, last), (first, _) in pairwise(spans))]
     sums = np.add.reduceat(np.where(counts, log_probs.max(1), 0.0), edges)
-    means = np.exp(sums / np.maximum(1, np.add.reduceat(counts.astype(int), edges)))
-    return tuple(means.tolist())
+    means: NDArray[np.float64] = sums / np.maximum(1, np.add.reduceat(counts.astype(int), edges))
+    return means
 
 
 def policy(
@@ -132,14 +153,21 @@ def policy(
 
 
 def _words(threshold: float, earliest: int, last: int) -> Leave:
-    """Leave with the words that are sure, go on with the others; with all that was heard if there are no words."""
+    """Leave with silence, then with the words that are sure; go on with all that was heard if there are no words.
 
-    def leave(layer: int, reading: Reading) -> bool | Sequence[tuple[int, int]]:
-        if layer >= last or layer < earliest:
-            return layer >= last
-        if not reading.spans or reading.sureness is None:
+    The fewer layers are left to be saved, the less doubt is allowed, in proportion.
+    """
+
+    def leave(layer: int, reading: Reading) -> bool | Rest | Sequence[tuple[int, int]]:
+        if layer >= last:
+            return True
+        if layer < earliest:
+            return Rest.SILENCE
+        words = reading.spelled()
+        if not words.spans or words.sureness is None:
             return reading.confidence >= threshold
-        unsure = [span for span, sure in zip(reading.spans, reading.sureness, strict=True) if sure < threshold]
+        wanted = 1.0 - (1.0 - threshold) * (last - layer) / (last - earliest)
+        unsure = [span for span, sure in zip(words.spans, words.sureness, strict=True) if sure < wanted]
         return unsure or True
 
     return leave

@@ -44,14 +44,29 @@ class Lexicon:
         self._counts, self._total = found, found.sum()
         self._letters = np.array([_letters(word) for word in self._words], np.uint32)
         self._first = np.searchsorted([len(word) for word in self._words], np.arange(40))
-        self._pairs = self._read_pairs()
+        self._pairs, self._rarest = self._read_pairs()
         self.near = lru_cache(4096)(self._near)
+        self._after = lru_cache(8192)(self._share_after)
 
     def __contains__(self, word: str) -> bool:
         return self._count(word) > 0
 
     def log_probability(self, word: str, before: str | None = None) -> float:
         """Return the logarithm of how likely a word of the lexicon is, after another one if that is given."""
+        return self._after(word, before)
+
+    def log_bound(self, word: str, before: str | None = None) -> float:
+        """Return `log_probability`, but of a pair that is not known at most that of the rarest one that is.
+
+        It is low of common words that do not follow one another ("a had"), which their own shares do not tell.
+        """
+        first, second = (self._numbers.get(each or "") for each in (before, word))
+        found = self.log_probability(word, before)
+        if first is None or second is None or self._pair(first, second) > 0:
+            return found
+        return min(found, float(np.log(self._rarest[first])))
+
+    def _share_after(self, word: str, before: str | None) -> float:
         share = self._count(word) / self._total
         first, second = (self._numbers.get(each or "") for each in (before, word))
         pair = 0.0
@@ -83,8 +98,11 @@ class Lexicon:
         place = int(np.searchsorted(keys, key))
         return float(shares[place]) if place < len(keys) and keys[place] == key else 0.0
 
-    def _read_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """First word's number * words + second's, sorted, of all pairs; share of each in those of its first word."""
+    def _read_pairs(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]:
+        """Return the pairs, and the share that the rarest of all would have in those of each first word, 1 at most.
+
+        Of the pairs: first word's number * words + second's, sorted; share of each in those of its first word.
+        """
         keys, counts = array("q"), array("d")
         for pair, count in _table("frequency_bigramdictionary_en_243_342.txt"):
             first, second = (self._numbers.get(word) for word in pair.split())
@@ -94,7 +112,9 @@ class Lexicon:
         order = np.argsort(np.frombuffer(keys, np.int64))
         pairs, found = np.frombuffer(keys, np.int64)[order], np.frombuffer(counts)[order]
         firsts = pairs // len(self._words)
-        return pairs, (found / np.bincount(firsts, found)[firsts]).astype(np.float32)
+        totals = np.bincount(firsts, found, len(self._words))
+        rarest = np.minimum(1.0, found.min() / np.maximum(1.0, totals))
+        return (pairs, (found / totals[firsts]).astype(np.float32)), rarest.astype(np.float32)
 
 
 def _letters(word: str) -> int:

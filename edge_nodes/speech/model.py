@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -24,16 +24,14 @@ from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import FRAME_MS, Encoder, Shape
 from edge_nodes.speech.errors import SpeechError
-from edge_nodes.speech.exits import Leave, Reading, read
+from edge_nodes.speech.exits import Leave, Reading, Rest, read, sounds
 from edge_nodes.speech.features import HOP, RATE_HZ, log_mel
 from edge_nodes.speech.lexicon import Lexicon
 from edge_nodes.speech.spelling import spell
 from edge_nodes.speech.stretches import Stretches
+from edge_nodes.speech.sureness import probability, traits
 
 FORMAT = 1
-PRIOR = 0.015
-"""Weight of a word's logarithmic probability beside that of its sound, in how sure it is. Of logistic regressions of
-whether words not trained on were right: 0.011 to 0.015 at exits 2 and 3."""
 _SHORTEST = 4 * HOP
 
 
@@ -105,12 +103,8 @@ class ExitModel(ABC):
         """Yield the log-probabilities of each exit, (1, T', symbols), computing its layers when it is asked for."""
 
     @abstractmethod
-    def _read(self, log_probs: NDArray[np.float32]) -> Reading:
-        """Return what one exit says, given (T', symbols)."""
-
-    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> Reading:
-        """Return the reading with its words spelled right."""
-        return reading
+    def _read(self, log_probs: NDArray[np.float32], layer: int) -> Reading:
+        """Return what the exit after a layer says, given (T', symbols)."""
 
     @torch.inference_mode()
     def each_exit(self, samples: NDArray[np.float32]) -> Iterator[tuple[Reading, str, float]]:
@@ -119,12 +113,12 @@ class ExitModel(ABC):
         A layer is computed when its exit is asked for.
         """
         reached_s, begin = 0.0, time.perf_counter()
-        for log_probs in self._outputs(self._features(samples).to(self._device)):
-            frames = log_probs[0].cpu().numpy()
-            reading = self._read(frames)
+        outputs = self._outputs(self._features(samples).to(self._device))
+        for layer, log_probs in zip(self.exits, outputs, strict=True):
+            reading = self._read(log_probs[0].cpu().numpy(), layer)
             reached_s += time.perf_counter() - begin
             begin = time.perf_counter()
-            text = self._spell(reading, frames).text
+            text = reading.spelled().text
             yield reading, text, reached_s + time.perf_counter() - begin
             begin = time.perf_counter()
 
@@ -144,18 +138,17 @@ class ExitModel(ABC):
         spent: list[float] = []
         outputs, whole = self._outputs(mel.to(self._device)), True
         for layer, log_probs in zip(self.exits, outputs, strict=False):
-            frames = log_probs[0].cpu().numpy()
-            reading = self._read(frames)
+            reading = self._read(log_probs[0].cpu().numpy(), layer)
             if whole:  # what a layer costs is not seen on a part of the utterance
                 spent.append(time.perf_counter() - start)
             leaves = leave(layer, reading)
-            if isinstance(leaves, Sequence):
+            if isinstance(leaves, (Rest, Sequence)):
                 whole = self._narrow(outputs, leaves) and whole
             elif leaves:
                 break
         end = time.perf_counter()
         self.costs.add(spent, len(samples) / RATE_HZ)
-        spelled = self._spell(reading, frames)
+        spelled = reading.spelled()
         cost = {
             "features_ms": round(1e3 * (middle - start), 2),
             "encoder_ms": round(1e3 * (end - middle), 2),
@@ -168,8 +161,8 @@ class ExitModel(ABC):
             spelled.text, reading.confidence, layer, self.layers, cost | more, spans, reading.text, shares
         )
 
-    def _narrow(self, outputs: Iterator[Tensor], unsure: Sequence[tuple[int, int]]) -> bool:
-        """Let only those frames go on if the network can; return whether all go on."""
+    def _narrow(self, outputs: Iterator[Tensor], onward: Rest | Sequence[tuple[int, int]]) -> bool:
+        """Let only those frames go on, or all but silence, if the network can; return whether all go on."""
         return True
 
     def _spent(self, outputs: Iterator[Tensor]) -> tuple[Sequence[float], dict[str, float]]:
@@ -232,9 +225,9 @@ class SpeechModel(ExitModel):
     def _outputs(self, mel: Tensor) -> Stretches:
         return Stretches(self._encoder, mel)
 
-    def _narrow(self, outputs: Iterator[Tensor], unsure: Sequence[tuple[int, int]]) -> bool:
+    def _narrow(self, outputs: Iterator[Tensor], onward: Rest | Sequence[tuple[int, int]]) -> bool:
         assert isinstance(outputs, Stretches)
-        return outputs.keep(unsure)
+        return outputs.rest() if onward is Rest.SILENCE else outputs.keep(onward)
 
     def _spent(self, outputs: Iterator[Tensor]) -> tuple[Sequence[float], dict[str, float]]:
         assert isinstance(outputs, Stretches)
@@ -242,24 +235,20 @@ class SpeechModel(ExitModel):
         mean = float(shares @ np.array(self.exits))
         return shares.tolist(), {"mean_layers": round(mean, 2), "encoder_gflop": round(outputs.operations / 1e9, 4)}
 
-    def _read(self, log_probs: NDArray[np.float32]) -> Reading:
+    def _read(self, log_probs: NDArray[np.float32], layer: int) -> Reading:
         reading = read(log_probs)
-        if self._lexicon is None or reading.sureness is None:
+        if self._lexicon is None:
             return reading
-        words = reading.text.split()
-        heard = zip(words, [None, *words], reading.sureness, strict=False)
-        return reading._replace(sureness=tuple(sure * self._likeliness(word, before) for word, before, sure in heard))
+        return reading._replace(correct=cache(partial(self._spell, self._lexicon, reading, log_probs, layer)))
 
-    def _likeliness(self, word: str, before: str | None) -> float:
-        if self._lexicon is None or word not in self._lexicon:
-            return 0.0
-        return float(np.exp(PRIOR * self._lexicon.log_probability(word, before)))
-
-    def _spell(self, reading: Reading, log_probs: NDArray[np.float32]) -> Reading:
-        if self._lexicon is None or reading.spans is None:
-            return reading
-        words, spans = spell(self._lexicon, reading.text.split(), reading.spans, log_probs)
-        return reading._replace(text=" ".join(words), spans=tuple(spans))
+    def _spell(self, lexicon: Lexicon, reading: Reading, log_probs: NDArray[np.float32], layer: int) -> Reading:
+        assert reading.spans is not None
+        spelled = spell(lexicon, reading.text.split(), reading.spans, log_probs)
+        sound = sounds(log_probs, spelled.spans)
+        weights = self.calibration.sureness.get(layer)
+        sure = np.exp(sound) if weights is None else probability(weights, traits(lexicon, spelled, sound))
+        text, spans = " ".join(spelled.words), tuple(spelled.spans)
+        return reading._replace(text=text, spans=spans, sureness=tuple(sure.tolist()), correct=None)
 
 
 def _seconds(spans: Sequence[tuple[int, int]] | None) -> list[tuple[float, float]] | None:

@@ -33,6 +33,10 @@ _REACH = 12
 _STATES = 12
 """Last words that are kept in mind at a place."""
 _NEVER = -1e9
+_SCALED = 8
+"""Frames between two scalings of probabilities."""
+CLEAR = 10.0
+"""Margin from which nothing else comes into question, and of words that were left alone."""
 
 Span = tuple[int, int]
 
@@ -45,6 +49,21 @@ class _Way(NamedTuple):
     score: float
 
 
+class Spelled(NamedTuple):
+    """Words as they are spelled.
+
+    Attributes:
+        words: of them.
+        spans: first and last frame of each.
+        margins: by how much each beats the best of what else was thought of in its place, and of one word in place of
+            it and its neighbour: difference of the logarithmic scores, from -`CLEAR` to `CLEAR`.
+    """
+
+    words: list[str]
+    spans: list[Span]
+    margins: list[float]
+
+
 class _Path(NamedTuple):
     """The best way to a place that ends in some word."""
 
@@ -53,10 +72,8 @@ class _Path(NamedTuple):
     ends: tuple[tuple[int, int, int], ...]  # of each way: from where to where, and how many words
 
 
-def spell(
-    lexicon: Lexicon, words: Sequence[str], spans: Sequence[Span], log_probs: NDArray[np.float32]
-) -> tuple[list[str], list[Span]]:
-    """Return the words as they are spelled, and the first and last frame of each.
+def spell(lexicon: Lexicon, words: Sequence[str], spans: Sequence[Span], log_probs: NDArray[np.float32]) -> Spelled:
+    """Return the words as they are spelled, where they are and by how much they are the best.
 
     Args:
         lexicon: the words that exist.
@@ -65,12 +82,13 @@ def spell(
         log_probs: (T, 29) float32 log-probabilities of `alphabet.SYMBOLS`.
     """
     if not words:
-        return [], []
+        return Spelled([], [], [])
     chain = _Chain(lexicon, words, spans, log_probs)
+    ways = [list(chain.ways(place)) for place in range(len(words))]
     reached: list[dict[str | None, _Path]] = [{None: _Path(0.0, (), ())}, *({} for _ in words)]
     for place in range(len(words)):
         kept = sorted(reached[place].items(), key=lambda item: -item[1].score)[:_STATES]
-        for way in chain.ways(place):
+        for way in ways[place]:
             for last, path in kept:
                 score = path.score + way.score + chain.likelihood(way.words, last)
                 known = reached[way.end].get(way.words[-1])
@@ -78,7 +96,24 @@ def spell(
                     ends = (*path.ends, (place, way.end, len(way.words)))
                     reached[way.end][way.words[-1]] = _Path(score, path.words + way.words, ends)
     best = max(reached[-1].values(), key=lambda path: path.score)
-    return list(best.words), _spans(spans, best)
+    return Spelled(list(best.words), _spans(spans, best), _margins(chain, ways, best))
+
+
+def _margins(chain: _Chain, ways: Sequence[Sequence[_Way]], path: _Path) -> list[float]:
+    """Return the margin of each word of a path, see `Spelled`; two words in place of one have the same."""
+    stops = np.cumsum([count for _, _, count in path.ends]).tolist()
+    steps = [path.words[stop - count : stop] for stop, (_, _, count) in zip(stops, path.ends, strict=True)]
+    around: list[tuple[str, ...]] = [(), *steps, ()]
+    found = []
+    for place, ((begin, end, _), words) in enumerate(zip(path.ends, steps, strict=True)):
+        rivals = [way for way in ways[begin] if way.end == end]
+        found.append(chain.margin(rivals, words, around[place][-1:], around[place + 2][:1]))
+    for place, (first, second) in enumerate(pairwise(steps)):
+        (begin, _, _), (_, end, _) = path.ends[place : place + 2]
+        rivals = chain.apart_or_joined(begin, end, first, second)
+        margin = chain.margin(rivals, first + second, around[place][-1:], around[place + 3][:1])
+        found[place : place + 2] = [min(margin, each) for each in found[place : place + 2]]
+    return [margin for margin, words in zip(found, steps, strict=True) for _ in words]
 
 
 class _Chain:
@@ -121,6 +156,22 @@ class _Chain:
             yield from self._heard(
                 place, place + 2, whole + [(w,) for w in self._lexicon.near(both, 1, CANDIDATES // 2)]
             )
+
+    def margin(
+        self, ways: Sequence[_Way], words: tuple[str, ...], before: tuple[str, ...], after: tuple[str, ...]
+    ) -> float:
+        """Return by how much one of some ways beats the others between the word before, if any, and that after."""
+        last = before[0] if before else None
+        scores = {way.words: way.score + self.likelihood(way.words + after, last) for way in ways}
+        own = scores.pop(words, CLEAR)
+        return float(np.clip(own - max(scores.values(), default=-np.inf), -CLEAR, CLEAR))
+
+    def apart_or_joined(self, begin: int, end: int, first: tuple[str, ...], second: tuple[str, ...]) -> list[_Way]:
+        """Return two steps as they are and with the words where they meet as one; none if that does not exist."""
+        both = first[-1] + second[0]
+        if both not in self._lexicon:
+            return []
+        return list(self._heard(begin, end, [first + second, (*first[:-1], both, *second[1:])]))
 
     def _settled(self, begin: int, end: int) -> bool:
         """Return whether words exist and were heard for sure."""
@@ -177,16 +228,24 @@ def ctc_log_probability(log_probs: NDArray[np.float32], texts: Sequence[Sequence
     states = np.full((len(texts), 2 * max(map(len, texts)) + 1), BLANK)
     for row, text in zip(states, texts, strict=True):
         row[1 : 2 * len(text) : 2] = text
-    skips = np.full(states.shape, False)
-    skips[:, 2:] = (states[:, 2:] != BLANK) & (states[:, 2:] != states[:, :-2])
-    forward = np.full(states.shape, _NEVER)
-    forward[:, :2] = log_probs[0][states[:, :2]]
-    before = np.full((len(texts), states.shape[1] + 2), _NEVER)
-    for frame in log_probs[1:]:
-        before[:, 2:] = forward
-        forward = np.logaddexp(forward, before[:, 1:-1])
-        forward = np.logaddexp(forward, np.where(skips, before[:, :-2], _NEVER)) + frame[states]
+    skips = (states[:, 2:] != BLANK) & (states[:, 2:] != states[:, :-2])
+    # Probabilities, scaled now and then, in place of their logarithms: sums of those take ten times as long.
+    most = log_probs.max(1)
+    said = np.exp(log_probs - most[:, None], dtype=np.float64)[:, states]
+    forward, scale = np.zeros(states.shape), np.full(len(texts), most.sum(dtype=np.float64))
+    forward[:, :2] = said[0, :, :2]
+    for number, frame in enumerate(said[1:]):
+        before = forward
+        forward = before.copy()
+        forward[:, 1:] += before[:, :-1]
+        forward[:, 2:] += before[:, :-2] * skips
+        forward *= frame
+        if number % _SCALED == 0:
+            largest = np.maximum(forward.max(1), np.finfo(np.float64).tiny)
+            forward /= largest[:, None]
+            scale += np.log(largest)
     last = 2 * np.array([len(text) for text in texts])
     rows = np.arange(len(texts))
-    found: NDArray[np.float64] = np.logaddexp(forward[rows, last], forward[rows, last - 1])
+    ends = forward[rows, last] + forward[rows, last - 1]
+    found: NDArray[np.float64] = np.where(ends > 0, np.log(np.maximum(ends, np.finfo(np.float64).tiny)) + scale, _NEVER)
     return found

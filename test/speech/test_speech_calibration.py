@@ -15,22 +15,26 @@ from edge_nodes.speech.calibration import FILE, Calibration, load, save
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.evaluation import Heard, Left, under, word_error_rate
 from edge_nodes.speech.exits import Reading
+from edge_nodes.speech.sureness import Weights
 
 
 def test_comes_back_as_it_was_stored(tmp_path):
-    found = Calibration(0.93, 0.95, 3, 0.8)
+    weights = {2: Weights(4.5, 0.4, 0.25, 0.5, 5.0, -3.0), 3: Weights(6.0, 0.4, 0.25, 0.5, 7.0, -5.0)}
+    found = Calibration(0.93, 0.95, 3, 0.8, weights)
     assert save(tmp_path, "ab" * 32, found, {"clips": 7}).name == FILE
     assert load(tmp_path, "ab" * 32) == found
     assert load(tmp_path / "none", "ab" * 32) == Calibration(1.0, 1.0, 1, 1.0)
 
 
-@pytest.mark.parametrize("fault", ["weights", "format", "range", "text", "missing"])
+@pytest.mark.parametrize("fault", ["weights", "format", "range", "text", "missing", "sureness"])
 def test_another_models_or_a_broken_one_is_refused(tmp_path, fault):
     path = save(tmp_path, "ab" * 32, Calibration(0.9, 0.9, 2), {})
     stored = json.loads(path.read_text())
     stored |= {"weights": {"weights_sha256": "cd" * 32}, "format": {"format": 9}, "range": {"entropy": 1.5}}.get(
         fault, {}
     )
+    if fault == "sureness":
+        stored["sureness"] = {"2": {"sound": 1.0}}
     if fault == "missing":
         del stored["earliest"]
     path.write_text("no json" if fault == "text" else json.dumps(stored))

@@ -11,7 +11,7 @@ from edge_nodes.speech.alphabet import SYMBOLS, decode, encode, word_spans
 from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.costs import LayerCosts
-from edge_nodes.speech.exits import Circumstances, Reading, policy, read
+from edge_nodes.speech.exits import Circumstances, Reading, Rest, policy, read
 
 
 def collapsed(path):
@@ -115,10 +115,12 @@ WORDS = Reading("a b c", 0.8, spans=((3, 4), (6, 9), (12, 20)), sureness=(0.9, 0
 @pytest.mark.parametrize(
     ("layer", "threshold", "reading", "answer"),
     [
-        (1, 0.1, WORDS, False),
+        (1, 0.1, WORDS, Rest.SILENCE),
         (2, 0.6, WORDS, True),
         (2, 0.7, WORDS, [(6, 9)]),
-        (3, 0.8, WORDS, [(6, 9), (12, 20)]),
+        (2, 0.8, WORDS, [(6, 9), (12, 20)]),
+        (3, 0.5, WORDS, [(6, 9), (12, 20)]),  # half as much is saved by leaving here: half the doubt is allowed
+        (3, 0.3, WORDS, [(6, 9)]),
         (4, 1.0, WORDS, True),
         (2, 0.8, Reading("", 0.8, spans=(), sureness=()), True),
         (2, 0.9, Reading("", 0.8, spans=(), sureness=()), False),
@@ -130,6 +132,12 @@ def test_words_policy_goes_on_with_what_is_not_sure(layer, threshold, reading, a
     config = ExitConfig("words", threshold=threshold)
     assert policy(config, 4, Calibration(earliest=2))(layer, reading) == answer
     assert policy(ExitConfig("words", earliest=2), 4, Calibration(words=threshold))(layer, reading) == answer
+
+
+def test_words_policy_goes_by_the_words_as_they_are_spelled():
+    heard = Reading("x", 0.8, spans=((3, 4),), sureness=(0.0,), correct=lambda: WORDS)
+    assert policy(ExitConfig("words", threshold=0.7), 4, Calibration(earliest=2))(2, heard) == [(6, 9)]
+    assert heard.spelled() == WORDS == WORDS.spelled()
 
 
 def test_thresholds_of_the_calibration_where_none_is_set():

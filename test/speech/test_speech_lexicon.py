@@ -25,16 +25,21 @@ def test_what_exists(lexicon):
 def test_counts_become_probabilities(lexicon):
     one, many = lexicon.log_probability("obstacle"), lexicon.log_probability("the")
     assert one < many < 0
-    pairs, first = 0, 0
+    pairs, first, rarest = 0, 0, np.inf
     with (importlib.resources.files("symspellpy") / "frequency_bigramdictionary_en_243_342.txt").open() as file:
         for line in file:
             before, after, count = line.split()
             pairs += before == "of" and "'" not in after and after in lexicon and int(count)
             first += (before, after) == ("of", "the") and int(count)
+            rarest = min(rarest, int(count))
     assert np.exp(lexicon.log_probability("the", "of")) == pytest.approx(0.6 * first / pairs + 0.4 * np.exp(many) / 0.4)
     assert lexicon.log_probability("the", "qqq") == lexicon.log_probability("the")
     assert np.exp(lexicon.log_probability("robot's")) == pytest.approx(0.05 * np.exp(lexicon.log_probability("robot")))
     assert lexicon.log_probability("zorbex") > one
+    assert lexicon.log_bound("the", "of") == lexicon.log_probability("the", "of")
+    assert lexicon.log_bound("the", "qqq") == lexicon.log_bound("the") == lexicon.log_probability("the")
+    assert np.exp(lexicon.log_bound("did", "of")) == pytest.approx(rarest / pairs)  # common, but not after "of"
+    assert lexicon.log_bound("obstacle", "lidar") == lexicon.log_probability("obstacle", "lidar")  # rare anyhow
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from edge_nodes.errors import ModelError, State
 from edge_nodes.models import write_manifest
 from edge_nodes.speech import SpeechModel
 from edge_nodes.speech.alphabet import SYMBOLS
+from edge_nodes.speech.calibration import Calibration
 from edge_nodes.speech.clips import normalise
 from edge_nodes.speech.config import ExitConfig
 from edge_nodes.speech.costs import LayerCosts
 from edge_nodes.speech.encoder import Encoder, Shape
 from edge_nodes.speech.exits import policy
 from edge_nodes.speech.features import log_mel
+from edge_nodes.speech.sureness import Weights
 
 SMALL = Shape(blocks=2, width=32, heads=4, feed_forward=48, parallel_feed_forward=24, positions=200)
 
@@ -66,9 +68,9 @@ def test_words_that_are_sure_leave_before_the_others(encoder, tmp_path):
 
     parts = model.recognise(samples, leave)
     assert (parts.layer, len(seen), seen[1].text) == (2, 2, parts.as_heard)
-    # 6 frames around each word are its own, 10 more are attended to.
-    assert parts.shares == pytest.approx([1 - (23 + 18) / 150, (23 + 18) / 150])
-    assert parts.cost["mean_layers"] == pytest.approx(1 + 41 / 150, abs=0.01)
+    # 6 frames around each word are its own, 6 more are attended to; all in pairs.
+    assert parts.shares == pytest.approx([1 - (24 + 18) / 150, (24 + 18) / 150])
+    assert parts.cost["mean_layers"] == pytest.approx(1 + 42 / 150, abs=0.01)
     assert parts.cost["encoder_gflop"] < whole.cost["encoder_gflop"]
     costs = LayerCosts((1, 2))
     model.__dict__["costs"] = costs
@@ -92,22 +94,25 @@ def test_the_demos_orders_come_out_right_for_less():
     assert spent < 0.9 * all_of_it
 
 
-def test_a_word_is_less_sure_the_less_likely_it_is(encoder, tmp_path):
+def test_each_exit_is_as_sure_of_a_word_as_its_weights_say(encoder, tmp_path):
     from edge_nodes.speech.lexicon import Lexicon
 
-    lexicon = Lexicon()
-    folder = write(tmp_path, encoder.state_dict())
-    model, plain = SpeechModel(folder, lexicon=lexicon), SpeechModel(folder)
+    model = SpeechModel(write(tmp_path, encoder.state_dict()), lexicon=Lexicon())
+    model.calibration = Calibration(sureness={1: Weights(2.0, 0.0, 0.5, 0.0, 0.0, bias=3.0)})
     log_probs = np.full((30, 29), -9.0, np.float32)
     for frame, letter in enumerate("turn left qzx"):
         log_probs[2 * frame, SYMBOLS.index(letter)] = np.log(0.9)
         log_probs[2 * frame + 1, 0] = -0.01
     log_probs[26:, 0] = -0.001
-    heard, spelled = (each._read(log_probs) for each in (plain, model))
+    heard = model._read(log_probs, 1)
     assert heard.text == "turn left qzx"
     assert heard.sureness == pytest.approx((0.9, 0.9, 0.9), abs=1e-4)
-    share = [np.exp(0.015 * lexicon.log_probability(*pair)) for pair in (("turn", None), ("left", "turn"))]
-    assert spelled.sureness == pytest.approx((0.9 * share[0], 0.9 * share[1], 0.0), abs=1e-4)
+    assert model._read(log_probs, 2).spelled().sureness == pytest.approx((0.9, 0.9, 0.9), abs=1e-4)
+    spelled = heard.spelled()
+    assert spelled.text == "turn left qzx"
+    likely = [model._lexicon.log_bound(*pair) for pair in (("turn", None), ("left", "turn"))]
+    odds = [np.exp(2.0 * np.log(0.9) + 0.5 * each + 3.0) for each in (*likely, -20.0)]
+    assert spelled.sureness == pytest.approx([each / (1 + each) for each in odds], abs=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 160, 639])

@@ -14,7 +14,7 @@ from edge_nodes.speech import ExitConfig, SpeechModel
 from edge_nodes.speech.alphabet import decode, encode, word_spans
 from edge_nodes.speech.exits import policy
 from edge_nodes.speech.lexicon import Lexicon
-from edge_nodes.speech.spelling import ctc_log_probability, spell
+from edge_nodes.speech.spelling import A_WORD, CLEAR, COMMONNESS, UNKNOWN, ctc_log_probability, spell
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_more_letters_than_frames_are_impossible():
 
 def spelled(lexicon, log_probs):
     best = log_probs.argmax(1)
-    words, spans = spell(lexicon, decode(best).split(), word_spans(best), log_probs)
-    assert len(words) == len(spans)
+    words, spans, margins = spell(lexicon, decode(best).split(), word_spans(best), log_probs)
+    assert len(words) == len(spans) == len(margins)
     assert all(first <= last < after for (first, last), (after, _) in pairwise([*spans, (len(log_probs), 0)]))
     return " ".join(words)
 
@@ -93,7 +93,7 @@ def test_own_words_are_taken(lexicon):
 
 
 def test_no_words(lexicon):
-    assert spell(lexicon, [], [], np.zeros((5, 29), np.float32)) == ([], [])
+    assert spell(lexicon, [], [], np.zeros((5, 29), np.float32)) == ([], [], [])
 
 
 def test_a_space_that_was_not_heard_and_one_too_many(lexicon):
@@ -135,7 +135,7 @@ def test_the_way_is_the_best_of_all(lexicon, seed):
     for ways in product(*(sorted(each, key=lambda w: -w.score)[:8] for each in singles)):
         sentence = tuple(word for way in ways for word in way.words)
         every[sentence] = sum(way.score for way in ways) + chain.likelihood(sentence, None)
-    found, _ = spell(lexicon, words, spans, log_probs)
+    found, _, _ = spell(lexicon, words, spans, log_probs)
     assert max(every.values()) <= every.get(tuple(found), np.inf) + 1e-9
 
 
@@ -154,3 +154,34 @@ def test_the_model_spells_what_it_gives(data_dir, lexicon):
             assert len(heard.spans) == len(heard.text.split())
             wrong[name] += len(set(heard.text.split()) - set(text.split()))
     assert wrong["right"] < wrong["plain"]
+
+
+def margins(lexicon, log_probs):
+    best = log_probs.argmax(1)
+    return spell(lexicon, decode(best).split(), word_spans(best), log_probs).margins
+
+
+def test_a_margin_is_what_the_next_best_word_is_worse_by(lexicon):
+    heard = sound("turn lef now", doubts=((7, "d", 0.45),))  # lef, or led; spelled left, led, let, ...
+    words = spelled(lexicon, heard).split()
+    found = margins(lexicon, heard)
+    assert words[1] in ("left", "led")
+    frames = heard[4 * 5 : 4 * 9]  # with the space after it, as its neighbours' frames end there
+    totals = {}
+    for word in (words[1], "lef", *lexicon.near("lef", 1, 20)):
+        total = ctc_log_probability(frames, [encode(word + " ")])[0]
+        for each, before in ((word, "turn"), ("now", word)):
+            known = each in lexicon
+            total += A_WORD + COMMONNESS * lexicon.log_probability(each, before) if known else UNKNOWN
+        totals[word] = total
+    own = totals.pop(words[1])
+    assert found[1] == pytest.approx(own - max(totals.values()), abs=1e-6)
+    assert found[0] == found[2] == CLEAR
+
+
+def test_two_words_that_could_be_one_have_a_small_margin(lexicon):
+    apart, doubtful = sound("any one here"), sound("any one here", doubts=((3, "", 0.45),))
+    assert spelled(lexicon, apart) == spelled(lexicon, doubtful) == "any one here"
+    sure, unsure = margins(lexicon, apart), margins(lexicon, doubtful)
+    assert unsure[0] == unsure[1] < sure[0] == sure[1]
+    assert unsure[2] == sure[2] == CLEAR

@@ -219,9 +219,10 @@ def _calibrate(
     found = models.find(model)
     if "sha256" not in found.manifest:
         raise figures.DataError("this model has no manifest to calibrate", got=found.path, expected="a model's folder")
-    loaded.calibration = fit([h for _, h in new])  # tells the earliest layer that words may leave at
+    # The earliest layer that words may leave at is known first.
+    loaded.calibration = fit([h for _, h in new], loaded.calibration)
     heard = listen_by_words(loaded, [c for c, _ in new], [h for _, h in new], WORDS_GRID)
-    calibration, folder = fit(heard), found.path.parent
+    calibration, folder = fit(heard, loaded.calibration), found.path.parent
     about = {
         "clips": dict(Counter(clip.source for clip, _ in new)),
         "loss_allowed_points": LOSS,

@@ -73,5 +73,5 @@ class ReferenceModel(ExitModel):
     def _outputs(self, mel: Tensor) -> Iterator[Tensor]:
         return self._network.exits(mel)
 
-    def _read(self, log_probs: NDArray[np.float32]) -> Reading:
+    def _read(self, log_probs: NDArray[np.float32], layer: int) -> Reading:
         return read(log_probs, self._tokenizer.read)
