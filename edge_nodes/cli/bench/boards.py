@@ -49,7 +49,7 @@ def bench(console: Console, *, quick: bool) -> dict[str, Any]:
     for latency_ms, mbit in QUICK_NETWORKS if quick else NETWORKS:
         for ranks in (3,) if quick else (2, 4):
             with console.status(f"{ranks} boards, {latency_ms:g} ms, {mbit} Mbit/s"):
-                found = _exchange(ranks, latency_ms, mbit, 3 if quick else 7)
+                found = _exchange(ranks, latency_ms, mbit, 3 if quick else 15)
             exchanges.append({"boards": ranks, "latency_ms": latency_ms, "mbit_s": mbit, **found})
     with tempfile.TemporaryDirectory() as scratch:
         rows = list(_models(console, Path(scratch), quick))

@@ -23,7 +23,7 @@ _COSTS: Mapping[str, Callable[[int, float, float], float]] = {
 }
 ALGORITHMS = ("direct", "star", "split", "ring")
 CHOICES = ("direct", "star", "split")  # whose sums are those of one process; a ring never needs less than `split`
-SIZES = (1 << 10, 1 << 14, 1 << 18)  # bytes of messages that are timed
+SIZES = (1 << 10, 1 << 14, 1 << 16, 1 << 18)  # bytes of messages that are timed
 
 
 def allreduce_s(algorithm: str, boards: int, size: int, *, latency_s: float, bytes_per_s: float) -> float:
