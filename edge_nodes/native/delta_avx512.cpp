@@ -189,7 +189,7 @@ EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x
     const auto line = [&](int t, int k) __attribute__((always_inline)) {
       if (t == 0) __builtin_prefetch(values + 64 * k, 0, 2);
       const uint64_t mask = tiles.masks[size_t(t) * keys.quads + k];
-      __builtin_prefetch(next[t] + kNextBytes / 2);
+      __builtin_prefetch(next[t] + kNextBytes);
       const __m512i x = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(next[t]));
       next[t] += __builtin_popcountll(mask);
       return x;
