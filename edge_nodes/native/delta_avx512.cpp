@@ -172,7 +172,7 @@ EDGE_INLINE void tile_scores(Line&& line, const PackedTiles<Tiles>& tiles, const
       });
 }
 
-constexpr int kWalkBytes = 32;  // of the values, fetched for each 4 channels of a tile: costs the walk nothing
+constexpr int kWalkBytes = 16;  // of the values, fetched for each 4 channels of a tile: costs the walk nothing
 
 // Changes spread in registers: the chains of the tiles' addresses run side by side.
 template <int Rows, bool Fine>
@@ -187,7 +187,7 @@ EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x
     const int8_t* next[kTiles];
     for (int t = 0; t < kTiles; ++t) next[t] = tiles.codes[t];
     const auto line = [&](int t, int k) __attribute__((always_inline)) {
-      if (t == 0) __builtin_prefetch(values + 64 * k, 0, 2);
+      if (t == 0 && k % 2 == 0) __builtin_prefetch(values + 32 * k, 0, 2);
       const uint64_t mask = tiles.masks[size_t(t) * keys.quads + k];
       __builtin_prefetch(next[t] + kNextBytes);
       const __m512i x = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(next[t]));
