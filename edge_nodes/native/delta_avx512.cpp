@@ -172,6 +172,13 @@ EDGE_INLINE void tile_scores(Line&& line, const PackedTiles<Tiles>& tiles, const
       });
 }
 
+// Whether all keys of the tiles are wanted by all rows, `least` of which end first, and nothing escapes.
+template <int Tiles>
+EDGE_INLINE bool is_plain(const PackedTiles<Tiles>& tiles, const Wanted& to, int least) {
+  return tiles.escapes == tiles.escapes_end && to.first <= tiles.tile * kKeyBlock &&
+         least >= (tiles.tile + Tiles) * kKeyBlock;
+}
+
 constexpr int kWalkBytes = 16;  // of the values, fetched for each 4 channels of a tile: costs the walk nothing
 
 // Changes spread in registers: the chains of the tiles' addresses run side by side.
@@ -195,8 +202,7 @@ EDGE_INLINE void walk_in_registers(const DeltaTiles& keys, const CodedQueries& x
       return x;
     };
     if (tiles.tile % kRefreshTiles == 0) std::memset(sums, 0, sizeof(sums));
-    if (tiles.escapes == tiles.escapes_end && to.first <= tiles.tile * kKeyBlock &&
-        least >= (tiles.tile + kTiles) * kKeyBlock)
+    if (is_plain(tiles, to, least))
       tile_scores<Rows, kTiles, Fine, true>(line, tiles, x, 0, q, to, sums);
     else
       tile_scores<Rows, kTiles, Fine, false>(line, tiles, x, 0, q, to, sums);
@@ -210,15 +216,21 @@ EDGE_INLINE void walk(const DeltaTiles& keys, const CodedQueries& x, const Wante
     return in_rows(x.rows, [&](int, auto rows) { walk_in_registers<rows, Fine>(keys, x, to); });
   alignas(64) int8_t lines[2 * kMostQuads * 64];
   Buffer<int32_t> sums(size_t(x.rows) * 2 * kKeyBlock);
+  const int least = *std::min_element(to.until, to.until + x.rows);
   each_tiles(keys, [&](const auto& tiles, auto count) {
     spread(keys, tiles, lines);
     const auto line = [&](int t, int k) __attribute__((always_inline)) {
       return _mm512_load_si512(lines + (t * keys.quads + k) * 64);
     };
     if (tiles.tile % kRefreshTiles == 0) std::memset(sums.data(), 0, sums.bytes());
+    const bool plain = is_plain(tiles, to, least);
     in_rows(x.rows, [&](int row, auto rows) {
-      tile_scores<rows, count, Fine, false>(line, tiles, x, row, RowCodes<rows>(x, row), to,
-                                             reinterpret_cast<Sums*>(sums.data()) + row);
+      const RowCodes<rows> q(x, row);
+      Sums* own = reinterpret_cast<Sums*>(sums.data()) + row;
+      if (plain)
+        tile_scores<rows, count, Fine, true>(line, tiles, x, row, q, to, own);
+      else
+        tile_scores<rows, count, Fine, false>(line, tiles, x, row, q, to, own);
     });
   });
 }
