@@ -29,19 +29,6 @@ struct alignas(64) Cell {
 // Where in its cell a row or column lies: odd numbers from -255 to 255.
 int part(float place, int cell) { return 2 * int((place - float(cell)) * float(kParts)) - kFull; }
 
-float height_above_ground(const float* p, const BevGrid& grid) {
-  float height = p[2] - grid.offset;
-  height -= grid.slope_x * p[0];
-  height -= grid.slope_y * p[1];
-  if (grid.patches) {
-    const float half = float(grid.patch_cells) / 2, last = float(grid.patch_cells - 1);
-    const int row = int(std::clamp(p[0] * grid.patches_per_m + half, 0.0f, last));
-    const int column = int(std::clamp(p[1] * grid.patches_per_m + half, 0.0f, last));
-    height -= grid.patches[row * grid.patch_cells + column];
-  }
-  return height;
-}
-
 template <bool detail>
 void add(const BevPoints& points, const BevGrid& grid, Cell* cells) {
   const float side = float(grid.cells), middle = side / 2;
@@ -50,7 +37,7 @@ void add(const BevPoints& points, const BevGrid& grid, Cell* cells) {
     const float row = middle - p[0] * grid.cells_per_m, column = middle - p[1] * grid.cells_per_m;
     // Written so that NaN is outside.
     if (!(row >= 0 && row < side && column >= 0 && column < side)) continue;
-    const float step = (height_above_ground(p, grid) - grid.bottom) * grid.steps_per_m;
+    const float step = (grid.ground.height_of(p) - grid.bottom) * grid.steps_per_m;
     if (!(step >= 0 && step < float(grid.steps))) continue;
     const int slice = grid.slice[int(step)], r = int(row), c = int(column);
     Cell& cell = cells[size_t(r) * grid.cells + c];

@@ -22,7 +22,7 @@ from edge_nodes.perception.ground import PATCH_M, Ground
 Codes = npt.NDArray[np.uint8]
 SLICES = 6
 """Ground, four slices of the band that blocks the robot, overhead."""
-DETAILS = 6
+MOMENTS = 6
 """Channels of `BevMap.detail`."""
 _BOTTOM_M, _TOP_M, _STEP_M = -1.0, 4.0, 0.05
 _STEPS = round((_TOP_M - _BOTTOM_M) / _STEP_M)

@@ -9,13 +9,17 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.perception.bev import DETAILS, SLICES, Codes, bev_map, intensity_map
+from edge_nodes.perception.bev import MOMENTS, SLICES, Codes, bev_map, intensity_map
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.ego_motion import EgoMotion
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.grid import moved
 from edge_nodes.perception.ground import Ground, GroundEstimator
 from edge_nodes.perception.odometry import Motion2
+from edge_nodes.perception.sight import AGES, SIGHT, Reach, reach, sight_map
+
+DETAILS = MOMENTS + SIGHT
+"""Channels that say more of the newest scan: `BevMap.detail`, then `sight_map`."""
 
 
 class BevHistory:
@@ -23,16 +27,16 @@ class BevHistory:
 
     Args:
         config: grid, height band, history length, and how older maps follow the robot's motion.
-        detail: whether the network wants `BevMap.detail` of the newest scan.
+        details: how many of the `DETAILS` channels the network wants: none, the moments, or all.
     """
 
-    def __init__(self, config: BevConfig, *, detail: bool = False) -> None:
+    def __init__(self, config: BevConfig, *, details: int = 0) -> None:
         self.config = config
         n = config.cells
         self._older_end = SLICES + 2 * (config.history - 1)
         self._detail_from = self._older_end + 2 * (config.intensity_full > 0)
-        self._input = np.zeros((n, n, self._detail_from + DETAILS * detail), np.uint8)
-        self._older: deque[tuple[npt.NDArray[np.uint16], Motion2]] = deque(maxlen=config.history - 1)
+        self._input = np.zeros((n, n, self._detail_from + details), np.uint8)
+        self._older: deque[tuple[npt.NDArray[np.uint16], Reach | None, Motion2]] = deque(maxlen=config.history - 1)
         self._estimator = GroundEstimator(config.range_m)
         self.ego_motion = EgoMotion(config)
         self.ground = Ground()
@@ -41,7 +45,7 @@ class BevHistory:
 
     @property
     def channels(self) -> int:
-        """Channels of the input: 6 + 2 (history - 1), 2 more with intensity, 6 more with detail."""
+        """Channels of the input: 6 + 2 (history - 1), 2 more with intensity, and the details."""
         return int(self._input.shape[2])
 
     def configure(self, config: BevConfig) -> None:
@@ -65,8 +69,8 @@ class BevHistory:
 
         Returns:
             (H, W, channels) uint8: the six slices of this scan, then obstacle and ground count of each older one,
-            newest first, in this scan's frame, then `intensity_map` and `BevMap.detail` if wanted; channels last, as
-            the networks run fastest. Valid until the next call.
+            newest first, in this scan's frame, then `intensity_map` and the details if wanted; channels last, as the
+            networks run fastest. Valid until the next call.
 
         Raises:
             PerceptionError: the intensity is wanted and not there; see also `EgoMotion.update`.
@@ -86,25 +90,34 @@ class BevHistory:
         else:
             self.ground = self._estimator.estimate(xyz)
         self.motion = self.ego_motion.update(xyz, self.ground, stamp_ns=stamp_ns, gap_s=gap / 1e9)
-        new = bev_map(xyz, self.ground, self.config, detail=self.channels > self._detail_from)
+        details = self.channels - self._detail_from
+        new = bev_map(xyz, self.ground, self.config, detail=details > 0)
         self._age(self.motion)
         self._input[..., :SLICES] = new.slices
         if self.config.intensity_full > 0:
             self._input[..., self._older_end : self._detail_from] = intensity_map(xyz, self.ground, self.config)
         if new.detail is not None:
-            self._input[..., self._detail_from :] = new.detail
+            self._input[..., self._detail_from : self._detail_from + MOMENTS] = new.detail
+        far = reach(xyz, self.ground, self.config) if details > MOMENTS else None
+        if far is not None:
+            self._input[..., -SIGHT:] = sight_map([(far, Motion2()), *self._lookouts()], self.config)
         pair = np.dstack([new.obstacle, new.slices[..., 0]]).view(np.uint16)[..., 0]
-        self._older.appendleft((np.ascontiguousarray(pair), Motion2()))
+        self._older.appendleft((np.ascontiguousarray(pair), far, Motion2()))
         self._stamp_ns = stamp_ns
         return self._input
+
+    def _lookouts(self) -> list[tuple[Reach, Motion2]]:
+        """Return reach and way of the older scans that widen what is in sight."""
+        chosen = [self._older[age - 1] for age in AGES if age <= len(self._older)]
+        return [(far, way) for _, far, way in chosen if far is not None]
 
     def _age(self, motion: Motion2) -> None:
         """Write the older maps, two channels at a time as one 16-bit number, as they lie after `motion`."""
         pairs = self._input.view(np.uint16)
         for age in range(len(self._older)):
-            values, way = self._older[age]
+            values, far, way = self._older[age]
             way = way.then(motion)
-            self._older[age] = (values, way)
+            self._older[age] = (values, far, way)
             # Less than half a cell at the rim is no motion: standing robots' maps stay sharp.
             if math.hypot(way.x, way.y) + abs(way.yaw) * self.config.range_m > 0.5 * self.config.resolution_m:
                 values = moved(values, way.x, way.y, way.yaw, self.config)

@@ -20,7 +20,7 @@ from edge_nodes.perception import device as devices
 from edge_nodes.perception.config import BevConfig, NetworkConfig
 from edge_nodes.perception.errors import PerceptionError
 from edge_nodes.perception.history import BevHistory
-from edge_nodes.perception.networks import KINDS, MULTIPLE, fused, looked_at_twice
+from edge_nodes.perception.networks import KINDS, MULTIPLE, details_of, fused, looked_at_twice
 
 FORMAT = 1
 
@@ -66,8 +66,8 @@ class Inference:
         found = models.find(model)
         self.model_name = str(found.manifest.get("name", model))
         self.hyper = dict(found.manifest.get("hyper_parameters", {}))
-        self._detail = bool(self.hyper.get("detail", 0))
-        self.history = BevHistory(bev, detail=self._detail)
+        self._details = details_of(self.hyper)
+        self.history = BevHistory(bev, details=self._details)
         _check(found, self.hyper, bev, self.history.channels)
         self.dtype = self.device.dtype(precision)
         self._network = _build(found, self.hyper, self.device.torch).to(self.dtype)
@@ -101,7 +101,7 @@ class Inference:
             # Channels are last in memory and stay so: no transposed copy.
             x = self._copy(torch.from_numpy(maps)).permute(2, 0, 1)[None]
             x = x.to(self.dtype).mul_(1 / 255)
-            look = partial(looked_at_twice, self._network, detail=self._detail) if self.mirrored else self._network
+            look = partial(looked_at_twice, self._network, details=self._details) if self.mirrored else self._network
             scores: torch.Tensor = look(x)
             return scores[0].float()
 
@@ -186,7 +186,7 @@ def _check(found: models.ModelFile, hyper: dict[str, Any], bev: BevConfig, chann
         raise PerceptionError(
             f"{found.path} does not fit the maps",
             got=f"{channels} channels of bev.history {bev.history} and bev.intensity_full {bev.intensity_full:g}",
-            expected=f"{wanted}: 6, 2 for each older map, 2 with intensity, 6 for a network with detail",
+            expected=f"{wanted}: 6, 2 for each older map, 2 with intensity, 6 or 8 for a network with detail",
         )
     if bev.cells % MULTIPLE:
         raise PerceptionError(

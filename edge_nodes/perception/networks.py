@@ -8,7 +8,8 @@ decoder is chained: each level starts from the level below and joins the encoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge_nodes.perception.bev import DETAILS, SLICES
+from edge_nodes.perception.bev import MOMENTS, SLICES
 
 MULTIPLE = 32
 """Sides of input maps are multiples of this."""
@@ -51,14 +52,16 @@ class Encoder(nn.Module):
     Args:
         inputs: channels of the maps, all in one.
         widths: channels of each level.
+        deep: whether levels below the first have a third unit, with a short cut as well.
     """
 
-    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], *, deep: bool = False) -> None:
         super().__init__()
         before = [inputs, *widths[:-1]]
         self.range = nn.Conv2d(1, widths[0], 1)
         self.down = nn.ModuleList(Unit(a, b, stride=2) for a, b in zip(before, widths, strict=True))
         self.same = nn.ModuleList(Unit(b, b) for b in widths)
+        self.more = _added(widths[1:] if deep else ())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the map of each level, (B, widths[i], H / 2^(i+1), W / 2^(i+1))."""
@@ -70,8 +73,19 @@ class Encoder(nn.Module):
                 # For each map on its own: the sum over maps that a shared one's gradient needs is slow.
                 x = x + self.range(distance(x).expand(len(x), -1, -1, -1))
             x = x + same(x)
+            if self.more and level > 0:
+                x = x + self.more[level - 1](x)
             levels.append(x)
         return levels
+
+
+def _added(widths: Sequence[int]) -> nn.ModuleList:
+    """Return units for networks that have learned without them: what they add begins small."""
+    units = nn.ModuleList(Unit(width, width) for width in widths)
+    for name, values in units.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.constant_(values, 0.1)
+    return units
 
 
 def _decoder(widths: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -88,10 +102,13 @@ class PyramidNetwork(nn.Module):
     newest scan says of each: persons have few cells, and most that is wrong is wrong by one.
 
     Args:
-        inputs: input channels; with `detail` the last ones are `BevMap.detail` of the newest scan.
+        inputs: input channels.
         classes: output classes.
         widths: channels of the levels.
         detail: channels of the branch at full resolution; 0 for none.
+        details: how many of the inputs, the last ones, say more of the newest scan, for that branch.
+        layers: of the branch, between its first and its last one.
+        deep: whether levels below the first have one more unit each, on the way down and up.
     """
 
     def __init__(
@@ -100,20 +117,26 @@ class PyramidNetwork(nn.Module):
         classes: int = 6,
         widths: Sequence[int] = (32, 48, 64, 96, 128),
         detail: int = 0,
+        details: int = MOMENTS,
+        layers: int = 1,
+        deep: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(inputs, widths)
+        self.encoder = Encoder(inputs, widths, deep=deep)
         self.squeeze, self.merge = _decoder(widths)
+        self.more = _added(widths[-2:0:-1] if deep else ())
         self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
         self.fine = nn.Conv2d(classes + SLICES, classes, 3, padding=1)
-        self.branch = _Branch(widths[0], classes, detail) if detail else None
+        self.branch = _Branch(widths[0], classes, detail, details, layers) if detail else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores; H and W are multiples of `MULTIPLE`."""
         levels = self.encoder(x)
         y = levels.pop()
-        for squeeze, merge in zip(self.squeeze, self.merge, strict=True):
+        for squeeze, merge, more in zip_longest(self.squeeze, self.merge, self.more):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
+            if more is not None:
+                y = y + more(y)
         scores: Tensor = torch.pixel_shuffle(self.head(y), 2)
         # The newest scan at full resolution sharpens the borders.
         sharp: Tensor = self.fine(torch.cat([scores, x[:, :SLICES]], 1))
@@ -127,21 +150,27 @@ class _Branch(nn.Module):
         inputs: channels of the decoder's map.
         classes: output classes.
         width: channels.
+        details: channels of the maps that only it has at full resolution, the last ones.
+        layers: between its first and its last one.
     """
 
-    def __init__(self, inputs: int, classes: int, width: int) -> None:
+    def __init__(self, inputs: int, classes: int, width: int, details: int, layers: int) -> None:
         super().__init__()
-        self.cells, self.context = Unit(SLICES + DETAILS, width), Unit(inputs, width, kernel=1)
+        self._details = details
+        self.cells, self.context = Unit(SLICES + details, width), Unit(inputs, width, kernel=1)
         self.same = Unit(width, width)
+        self.more = _added([width] * (layers - 1))
         self.change = nn.Conv2d(width, classes, 3, padding=1)
         for values in self.change.parameters():
             nn.init.zeros_(values)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return (B, classes, H, W) for maps `x` (B, C, H, W) and the decoder's `y` (B, inputs, H / 2, W / 2)."""
-        newest = torch.cat([x[:, :SLICES], x[:, -DETAILS:]], 1)
+        newest = torch.cat([x[:, :SLICES], x[:, -self._details :]], 1)
         z = self.cells(newest) + interpolate(self.context(y), scale_factor=2.0, mode="nearest")
-        change: Tensor = self.change(z + self.same(z))
+        for layer in (self.same, *self.more):
+            z = z + layer(z)
+        change: Tensor = self.change(z)
         return change
 
 
@@ -183,7 +212,7 @@ class AutoencoderNetwork(nn.Module):
         return torch.cat([now, logits[:, 1:] + moved_along(now, way) - now], 1)
 
 
-def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor, *, detail: bool = False) -> Tensor:
+def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor, *, details: int = 0) -> Tensor:
     """Return the mean of a network's outputs for maps (B, C, H, W) and for them with left and right exchanged.
 
     A street has no preferred side, and two looks err less than one, at twice the operations.
@@ -191,17 +220,18 @@ def looked_at_twice(network: Callable[[Tensor], Tensor], x: Tensor, *, detail: b
     Args:
         network: maps to outputs.
         x: values 0..1.
-        detail: whether the last channels are `BevMap.detail`, some of which speak of left and right.
+        details: how many of the channels, the last ones, begin with `BevMap.detail`, some of which speak of left and
+            right.
     """
     # One after the other: together they would need twice the memory, and caches hold one.
-    return (network(x).float() + network(_exchanged(x, detail)).flip(-1).float()) / 2
+    return (network(x).float() + network(_exchanged(x, details)).flip(-1).float()) / 2
 
 
-def _exchanged(x: Tensor, detail: bool) -> Tensor:
+def _exchanged(x: Tensor, details: int) -> Tensor:
     x = x.flip(-1)
-    if detail:
+    if details:
         # The offset along columns and the covariance: code c becomes 256 - c.
-        first = x.shape[1] - DETAILS + 1
+        first = x.shape[1] - details + 1
         x[:, first : first + 2] = 256 / 255 - x[:, first : first + 2]
     return x
 
@@ -230,6 +260,11 @@ def fused(network: nn.Module) -> nn.Module:
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var,arg-type]
             module.norm = nn.Identity()
     return network
+
+
+def details_of(hyper: Mapping[str, Any]) -> int:
+    """Return how many of a network's inputs, the last ones, are details of the newest scan (`BevHistory`)."""
+    return int(hyper.get("details", MOMENTS)) if hyper.get("detail", 0) else 0
 
 
 KINDS: dict[str, Any] = {"pyramid": PyramidNetwork, "autoencoder": AutoencoderNetwork}

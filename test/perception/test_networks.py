@@ -24,11 +24,14 @@ def test_one_score_a_cell(kind, outputs, size):
         assert network(torch.rand(2, 36, *size)).shape == (2, outputs, *size)
 
 
-BUILDS = {**KINDS, "pyramid with detail": partial(KINDS["pyramid"], inputs=42, detail=8)}
+BUILDS = {
+    **KINDS,
+    "pyramid with detail": partial(KINDS["pyramid"], inputs=44, detail=8, details=8, layers=2, deep=True),
+}
 
 
 def channels(kind):
-    return 42 if "detail" in kind else 36
+    return 44 if "detail" in kind else 36
 
 
 @pytest.mark.parametrize("kind", BUILDS)
@@ -75,7 +78,7 @@ def test_two_looks_at_detail_have_no_preferred_side():
     exchanged = x.flip(-1)
     exchanged[:, 37:39] = 256 / 255 - exchanged[:, 37:39]
     with torch.inference_mode():
-        looks = [looked_at_twice(network, y, detail=True) for y in (x, exchanged)]
+        looks = [looked_at_twice(network, y, details=6) for y in (x, exchanged)]
     torch.testing.assert_close(looks[1].flip(-1), looks[0], atol=1e-5, rtol=1e-5)
 
 

@@ -16,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from torch import distributed, nn  # noqa: E402
 
 from edge_nodes.perception import BevConfig, Ground, bev_map  # noqa: E402
+from edge_nodes.perception.bev import MOMENTS  # noqa: E402
 from edge_nodes.perception.networks import PyramidNetwork, looked_at_twice  # noqa: E402
+from edge_nodes.perception.odometry import Motion2  # noqa: E402
+from edge_nodes.perception.sight import reach, sight_map  # noqa: E402
 from train.perception.dataset import thinned, turned  # noqa: E402
 from train.perception.losses import edge_difference, segmentation_loss  # noqa: E402
 from train.perception.sensors import Sensor  # noqa: E402
@@ -37,11 +40,21 @@ def test_a_grown_network_answers_like_the_small_one():
 
 def test_a_pyramid_with_a_detail_branch_starts_as_the_one_without():
     small = PyramidNetwork(widths=(8, 8)).eval()
-    large = PyramidNetwork(inputs=42, widths=(8, 8), detail=4).eval()
+    large = PyramidNetwork(inputs=42, widths=(8, 8), detail=4, layers=2).eval()
     grown(large, small.state_dict())
     x = torch.rand(1, 42, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(large(x), small(x[:, :36]))
+
+
+def test_a_pyramid_with_sight_starts_as_the_one_without():
+    small = PyramidNetwork(inputs=42, widths=(8, 8), detail=4).eval()
+    nn.init.normal_(small.branch.change.weight)
+    large = PyramidNetwork(inputs=46, widths=(8, 8), detail=4, details=8).eval()
+    grown(large, small.state_dict())
+    x = torch.rand(1, 46, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(large(x), small(torch.cat([x[:, :36], x[:, 38:44]], 1)))
 
 
 def test_a_pyramid_with_intensity_starts_as_the_one_with_detail_alone():
@@ -65,28 +78,37 @@ def _points() -> np.ndarray:
     return np.column_stack([lattice, rng.uniform(0, 2.5, 1600)]).astype(np.float32)
 
 
+def _details(xyz: np.ndarray) -> np.ndarray:
+    """All details of one scan, (8, H, W)."""
+    sight = sight_map([(reach(xyz, Ground(), GRID), Motion2())], GRID)
+    return np.concatenate([bev_map(xyz, Ground(), GRID, detail=True).detail, sight], 2).transpose(2, 0, 1)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_turned_detail_is_the_detail_of_turned_points(turns, mirror):
     xyz = _points()
-    maps = bev_map(xyz, Ground(), GRID, detail=True).detail.transpose(2, 0, 1)
+    maps = _details(xyz)
     moved = xyz.copy()
     for _ in range(turns):
         moved[:, :2] = np.column_stack([-moved[:, 1], moved[:, 0]])
     if mirror:
         moved[:, 1] *= -1
-    want = bev_map(moved, Ground(), GRID, detail=True).detail.transpose(2, 0, 1)
+    want = _details(moved)
     assert (want[:2] != 128).any(0).sum() > 300
-    np.testing.assert_array_equal(turned(maps, turns, mirror=mirror, detail=True), want)
+    got = turned(maps, turns, mirror=mirror, detail=True)
+    np.testing.assert_array_equal(got[:MOMENTS], want[:MOMENTS])
+    # A cell's middle may change sides of a border between directions.
+    assert (got[MOMENTS:] != want[MOMENTS:]).mean() < 0.03
 
 
 def test_the_second_look_is_at_exchanged_points():
     xyz = _points()
-    maps, other = (bev_map(p, Ground(), GRID, detail=True).detail for p in (xyz, xyz * np.float32([1, -1, 1])))
+    maps, other = (_details(p)[:MOMENTS] for p in (xyz, xyz * np.float32([1, -1, 1])))
     seen = []
-    x = torch.from_numpy(maps).permute(2, 0, 1)[None].float() / 255
-    looked_at_twice(lambda y: seen.append(y) or y, x, detail=True)
-    want = torch.from_numpy(other).permute(2, 0, 1)[None].float()
+    x = torch.from_numpy(maps)[None].float() / 255
+    looked_at_twice(lambda y: seen.append(y) or y, x, details=MOMENTS)
+    want = torch.from_numpy(other)[None].float()
     torch.testing.assert_close(seen[1] * 255, want, atol=1e-3, rtol=0)
 
 

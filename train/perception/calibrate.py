@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from train.perception.dataset import Sample
-from train.perception.train import INPUTS
+from train.perception.train import HYPER
 from train.perception.truth import IGNORE
 
 Array = npt.NDArray[np.float32]
@@ -76,7 +76,7 @@ def logit_offset(logits: Array, truth: npt.NDArray[np.bool_], known: npt.NDArray
 
 def calibrate(name: str, network: nn.Module, data: list[Sample]) -> list[float]:
     """Shift the biases of `network` in place; return what was added to each output."""
-    values = outputs(network, data, INPUTS[name])
+    values = outputs(network, data, HYPER[name]["inputs"])
     with torch.no_grad():
         if name == "segmentation":
             offsets = class_offsets(values, np.stack([s.label for s in data]))

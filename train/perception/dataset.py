@@ -10,21 +10,22 @@ import argparse
 import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_nodes.perception.bev import DETAILS
+from edge_nodes.perception.bev import MOMENTS
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import Sample, read_samples
-from edge_nodes.perception.grid import moved
-from edge_nodes.perception.history import BevHistory
+from edge_nodes.perception.history import DETAILS, BevHistory
+from edge_nodes.perception.transforms import Matrix4
 from train.perception.outdoors import on_car, outdoor_scene
 from train.perception.scenes import overgrown, random_scene, with_body
 from train.perception.sensors import Sensor, outdoor_sensor, random_sensor
-from train.perception.simulate import Motion, Scan, Scene, cast
+from train.perception.simulate import Scan, Scene, cast
 from train.perception.truth import truth
 
 FRAMES, LABELLED, PERIOD_S = 20, (15, 17, 19), 0.1
@@ -34,12 +35,12 @@ PLAIN_TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
 OUTDOOR_TEST_SEEDS = tuple(range(97_000, 97_060))
 TEST_SEEDS = (*PLAIN_TEST_SEEDS, *OUTDOOR_TEST_SEEDS)
 _HELD_OUT = frozenset(TEST_SEEDS)
-VERSION = 2
+VERSION = 3
 INTENSITY_FULL = 0.0
 """`bev.intensity_full` of the networks to train; sensors are made with 0 to 255. The shipped ones know no intensity."""
 PLAIN = 36 + 2 * (INTENSITY_FULL > 0)
 CHANNELS = PLAIN + DETAILS
-"""Channels of an input without and with `BevMap.detail`, which comes last."""
+"""Channels of an input without and with the details, which come last."""
 
 
 def cache() -> Path:
@@ -69,22 +70,32 @@ def setting(seed: int) -> tuple[Sensor, Scene]:
 
 def make(seed: int) -> list[Sample]:
     """Return the samples of one simulated sequence, or of one stamp with hardly any history (40,000 to 49,999)."""
-    # Held-out sequences go the way of the nodes; the others are moved by the true motion when they are loaded.
-    config = BevConfig(ego_motion="scan" if seed in _HELD_OUT else "none", intensity_full=INTENSITY_FULL)
+    # Held-out sequences go the way of the nodes; the others are moved by the true motion.
+    config = BevConfig(ego_motion="scan" if seed in _HELD_OUT else "odometry", intensity_full=INTENSITY_FULL)
     sensor, scene = setting(seed)
     if seed // 10_000 == 4:
-        return _stamp(seed, sensor, scene, config)
-    history = BevHistory(config, detail=True)
+        return _stamp(seed, sensor, scene, replace(config, ego_motion="none"))
+    history = BevHistory(config, details=DETAILS)
     scans: list[tuple[float, Scan]] = []
     samples = []
     for frame in range(FRAMES):
         time_s = frame * PERIOD_S
         scans.append((time_s, cast(scene, sensor, time_s)))
+        history.ego_motion.poses.add(round(time_s * 1e9), _pose(scene, time_s))
         seen = history.push(points_of(scans[-1][1]), round(time_s * 1e9))
         if frame in LABELLED:
             real = truth(scene, sensor, [scans[i] for i in (frame - 15, frame - 10, frame - 5, frame)], config)
             samples.append(Sample(seen.transpose(2, 0, 1).copy(), *real))
     return samples
+
+
+def _pose(scene: Scene, time_s: float) -> Matrix4:
+    """Return the robot's true pose (4, 4) in the world."""
+    x, y, yaw = scene.ego.at(time_s)
+    pose = np.eye(4)
+    pose[:2, :2] = [[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]
+    pose[:2, 3] = x, y
+    return pose
 
 
 def points_of(scan: Scan) -> npt.NDArray[np.float32]:
@@ -99,7 +110,7 @@ def _stamp(seed: int, sensor: Sensor, scene: Scene, config: BevConfig) -> list[S
     whole = cast(scene, sensor, 0.0)
     samples = []
     for scan in (whole, thinned(whole, sensor, rng)):
-        history = BevHistory(config, detail=True)
+        history = BevHistory(config, details=DETAILS)
         for i in range(1 if rng.random() < 0.7 else config.history):
             seen = history.push(points_of(scan), round(i * PERIOD_S * 1e9))
         samples.append(Sample(seen.transpose(2, 0, 1).copy(), *truth(scene, sensor, [(0.0, scan)], config)))
@@ -130,33 +141,14 @@ def load(seed: int) -> list[Sample]:
         packed = {k: np.packbits(v, -1) if v.dtype == bool else v for k, v in fields.items()}
         np.savez_compressed(path.with_suffix(".tmp.npz"), **packed)
         path.with_suffix(".tmp.npz").rename(path)
-    samples = read_samples(path)
-    if seed not in _HELD_OUT and len(samples) == len(LABELLED):
-        ego = setting(seed)[1].ego
-        for frame, sample in zip(LABELLED, samples, strict=True):
-            _follow(sample.input, ego, frame)
-    return samples
-
-
-def _follow(maps: npt.NDArray[np.uint8], ego: Motion, frame: int) -> None:
-    """Move the older maps of an input (36, H, W) into the newest scan's frame, in place."""
-    if not ego.moves:
-        return
-    config = BevConfig()
-    x, y, yaw = ego.at(frame * PERIOD_S)
-    for age in range(1, config.history):
-        px, py, pyaw = ego.at((frame - age) * PERIOD_S)
-        c, s = math.cos(pyaw), math.sin(pyaw)
-        way = (c * (x - px) + s * (y - py), -s * (x - px) + c * (y - py), yaw - pyaw)
-        for channel in (4 + 2 * age, 5 + 2 * age):
-            maps[channel] = moved(maps[channel], *way, config)
+    return read_samples(path)
 
 
 def turned(maps: npt.NDArray[Any], turns: int, *, mirror: bool, detail: bool = False) -> npt.NDArray[Any]:
     """Return maps (..., H, W) after `turns` quarter turns, then perhaps left and right exchanged.
 
     Args:
-        maps: any channels; with `detail` (C, H, W) uint8, the last ones as `BevMap.detail` has them.
+        maps: any channels; with `detail` (C, H, W) uint8, the last ones as a history with all `DETAILS` has them.
         turns: to the left.
         mirror: whether to exchange left and right.
         detail: whether there are channels that speak of rows and columns and turn with them.
@@ -164,11 +156,11 @@ def turned(maps: npt.NDArray[Any], turns: int, *, mirror: bool, detail: bool = F
     out = np.rot90(maps, turns, axes=(-2, -1))
     out = np.ascontiguousarray(out[..., ::-1] if mirror else out)
     if detail:
-        row, column, both, spread, other, top = out[-DETAILS:].copy()
+        row, column, both, spread, other, top = out[-DETAILS:][:MOMENTS].copy()
         for _ in range(turns % 4):
             # What lay along columns lies against rows now; codes of uint8 change their sign as its numbers do.
             row, column, both, spread, other = -column, row, -both, other, spread
-        out[-DETAILS:] = row, -column if mirror else column, -both if mirror else both, spread, other, top
+        out[-DETAILS:][:MOMENTS] = row, -column if mirror else column, -both if mirror else both, spread, other, top
     return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,40 @@ from edge_nodes.perception.evaluation import (
     scans_alone,
     with_returns,
 )
-from edge_nodes.perception.networks import fused, looked_at_twice
+from edge_nodes.perception.networks import KINDS, details_of, fused, looked_at_twice
 from train.perception.dataset import held_out
-from train.perception.train import INPUTS, NETWORKS, checkpoint
+from train.perception.train import ARCHITECTURES, HYPER, checkpoint
 
 
-def network(name: str, *, checkpoints: bool) -> torch.nn.Module:
-    """Return a network for inference, shipped or from the newest checkpoint."""
-    path = checkpoint(name) if checkpoints else models.find(f"perception/{name}").path
-    built = NETWORKS[name]()
+class Trained(NamedTuple):
+    """A network for inference.
+
+    Attributes:
+        network: maps (B, inputs, H, W) to outputs.
+        inputs: how many of a sample's channels it takes, the first ones.
+        details: how many of them, the last ones, say more of the newest scan.
+    """
+
+    network: torch.nn.Module
+    inputs: int
+    details: int
+
+    def maps(self, sample: Sample) -> torch.Tensor:
+        """Return the maps of a sample (1, inputs, H, W), 0 to 1."""
+        x = torch.from_numpy(sample.input[None, : self.inputs]).float() / 255
+        return x.to(memory_format=torch.channels_last)
+
+
+def trained(name: str, *, checkpoints: bool) -> Trained:
+    """Return a network, shipped or from the newest checkpoint."""
+    if checkpoints:
+        path, hyper = checkpoint(name), HYPER[name]
+    else:
+        found = models.find(f"perception/{name}")
+        path, hyper = found.path, found.manifest["hyper_parameters"]
+    built = KINDS[ARCHITECTURES[name]](**hyper)
     built.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return fused(built).to(memory_format=torch.channels_last)
+    return Trained(fused(built).to(memory_format=torch.channels_last), int(hyper["inputs"]), details_of(hyper))
 
 
 class Scores:
@@ -69,15 +92,15 @@ class Scores:
 def evaluate(sets: Mapping[str, Iterable[Sample]], *, checkpoints: bool = False) -> dict[str, Any]:
     """Return the figures of each set of samples, and under "all" those of all sets together."""
     torch.set_num_threads(1)
-    segment, rebuild = (network(name, checkpoints=checkpoints) for name in ("segmentation", "reconstruction"))
+    segment, rebuild = (trained(name, checkpoints=checkpoints) for name in ("segmentation", "reconstruction"))
     scores = {name: Scores() for name in ("all", *sets)}
     for name, data in sets.items():
         for sample in data:
             with torch.inference_mode():
-                x = (torch.from_numpy(sample.input)[None].float() / 255).to(memory_format=torch.channels_last)
-                looks = (segment(x), looked_at_twice(segment, x, detail=True))
+                x = segment.maps(sample)
+                looks = (segment.network(x), looked_at_twice(segment.network, x, details=segment.details))
                 labels = [y[0].argmax(0).numpy() for y in looks]
-                now, later = (rebuild(x[:, : INPUTS["reconstruction"]])[0] > 0).numpy()
+                now, later = (rebuild.network(rebuild.maps(sample))[0] > 0).numpy()
             for each in (scores["all"], scores[name]):
                 each.add(sample, labels, now, later)
     return {name: each.values for name, each in scores.items()}

@@ -25,15 +25,8 @@ from edge_nodes.perception.inference import FORMAT
 from train.perception.calibrate import calibrate
 from train.perception.dataset import TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
 from train.perception.evaluate import evaluate
-from train.perception.train import DETAIL, INPUTS, NETWORKS, begin, checkpoint
+from train.perception.train import ARCHITECTURES, HYPER, begin, build, checkpoint
 
-WHAT = {
-    "segmentation": (
-        "pyramid",
-        {"inputs": INPUTS["segmentation"], "classes": 6, "widths": [32, 48, 64, 96, 128], "detail": DETAIL},
-    ),
-    "reconstruction": ("autoencoder", {"inputs": INPUTS["reconstruction"], "outputs": 2, "widths": [32, 64, 96, 128]}),
-}
 DOC = {
     "segmentation": "What each cell of the map around the robot is",
     "reconstruction": "What stands in each cell now, and in half a second",
@@ -67,8 +60,9 @@ were not used.
   {extra}
 - **Licence:** Apache-2.0. **sha256:** `{sha256}`
 """
-MOMENTS = """; of the
-newest scan also the mean, the spread and the greatest height of each cell's points"""
+DETAIL = """; of the
+newest scan also the mean, the spread and the greatest height of each cell's points, and how far within line of sight of
+it and of those 5, 10 and 15 before a cell lies"""
 EFFORT = {
     "segmentation": "some 80 minutes on less than one core for what was added last",
     "reconstruction": "some 55 minutes on a third of a core for what was added last;\n"
@@ -148,7 +142,7 @@ def real_frames(name: str, packs: Sequence[Path]) -> str:
 def calibrated(name: str) -> dict[str, torch.Tensor]:
     """Return the newest checkpoint with its biases calibrated on some of the training sequences."""
     torch.set_num_threads(1)
-    network = NETWORKS[name]()
+    network = build(name)
     network.load_state_dict(load_file(checkpoint(name)))
     found = available(TRAIN_SEEDS)
     seeds = [*[s for s in found if s < 40_000][::4], *[s for s in found if s >= 40_000][::20]]
@@ -181,7 +175,7 @@ def write_weights(name: str, folder: Path, keep: float) -> None:
 
 def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[Path]) -> None:
     """Write manifest and model card of one network."""
-    architecture, hyper = WHAT[name]
+    architecture, hyper = ARCHITECTURES[name], HYPER[name]
     file = folder / "model.safetensors"
     state = load_file(file)
     bev = BevConfig()
@@ -211,7 +205,7 @@ def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[P
         real=real_frames(name, packs),
         what=what,
         channels=hyper["inputs"],
-        detail=MOMENTS if hyper.get("detail") else "",
+        detail=DETAIL if hyper.get("detail") else "",
         resolution=bev.resolution_m,
         parameters=sum(v.numel() for k, v in state.items() if "running" not in k and "tracked" not in k),
         architecture=architecture,
@@ -226,12 +220,12 @@ def describe(name: str, metrics: dict[str, Any], folder: Path, packs: Sequence[P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=sorted(WHAT), help="write this network's weights, leave the other's")
+    parser.add_argument("--only", choices=sorted(HYPER), help="write this network's weights, leave the other's")
     parser.add_argument("--keep", type=float, default=0.0, help="share of the shipped weights in the new ones")
     parser.add_argument("--cards", action="store_true", help="leave the weights; write their manifests and cards anew")
     parser.add_argument("--real", nargs="*", type=Path, default=[], help="packs of recorded clouds for the cards")
     args = parser.parse_args()
-    folders = {name: models.SHIPPED / "perception" / name for name in WHAT}
+    folders = {name: models.SHIPPED / "perception" / name for name in HYPER}
     for name, folder in folders.items():
         if not args.cards and args.only in (None, name):
             write_weights(name, folder, args.keep)

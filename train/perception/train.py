@@ -15,10 +15,10 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from edge_nodes import heap, models
-from edge_nodes.perception.bev import DETAILS
-from edge_nodes.perception.networks import AutoencoderNetwork, PyramidNetwork
+from edge_nodes.perception.bev import SLICES
+from edge_nodes.perception.history import DETAILS
+from edge_nodes.perception.networks import KINDS
+from edge_nodes.perception.sight import AGES
 from train.perception.dataset import (
     CHANNELS,
     INTENSITY_FULL,
@@ -44,15 +46,22 @@ from train.perception.losses import reconstruction_loss, segmentation_loss
 BATCH, GROUP, DECAY = 4, 8, 0.997
 AHEAD = 4
 """Batches loaded ahead."""
-INPUTS = {"segmentation": CHANNELS, "reconstruction": PLAIN}
-"""How many of a sample's channels each network takes: the first ones."""
-DETAIL = 16
-FIRST = "encoder.down.0.conv.weight"
-"""The weights that know the channels of an input."""
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "segmentation": partial(PyramidNetwork, inputs=INPUTS["segmentation"], detail=DETAIL),
-    "reconstruction": partial(AutoencoderNetwork, inputs=INPUTS["reconstruction"]),
+ARCHITECTURES = {"segmentation": "pyramid", "reconstruction": "autoencoder"}
+HYPER: dict[str, dict[str, Any]] = {
+    "segmentation": {
+        "inputs": CHANNELS,
+        "classes": 6,
+        "widths": [32, 48, 64, 96, 128],
+        "detail": 16,
+        "details": DETAILS,
+        "layers": 2,
+        "deep": True,
+    },
+    "reconstruction": {"inputs": PLAIN, "outputs": 2, "widths": [32, 64, 96, 128]},
 }
+"""Shapes; a network takes the first `inputs` of a sample's channels."""
+FIRST, CELLS = "encoder.down.0.conv.weight", "branch.cells.conv.weight"
+"""The weights that know the channels of an input."""
 
 
 def checkpoint(name: str) -> Path:
@@ -65,7 +74,10 @@ def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     arrays = [np.asarray(a) for a in sample]
     if rng.random() < 0.15:
         arrays[0] = arrays[0].copy()
-        arrays[0][6 + 2 * int(rng.integers(0, 15)) : 36] = 0
+        scans = int(rng.integers(0, 15))
+        arrays[0][6 + 2 * scans : 36] = 0
+        if scans < min(AGES):
+            arrays[0][-1] = arrays[0][-2]
     turns, mirror = int(rng.integers(4)), bool(rng.random() < 0.5)
     return [
         turned(arrays[0], turns, mirror=mirror, detail=True),
@@ -122,18 +134,28 @@ def grown(network: nn.Module, state: dict[str, Tensor]) -> None:
         if old.shape == value.shape:
             value.copy_(old)
             continue
-        # Channels with detail stay the last ones.
-        last = DETAILS if name == FIRST and "branch.change.weight" in state else 0
         value.zero_()
         value[tuple(slice(0, n) for n in old.shape)] = old
-        if last:
-            value[:, old.shape[1] - last :] = 0
-            value[:, -last:] = old[:, -last:]
+        if name == FIRST and CELLS in state:
+            # What says more of the newest scan comes last, whatever there is before it.
+            begin, before = (weights.shape[1] - details(known) for weights, known in ((value, own), (old, state)))
+            value[:, before:] = 0
+            value[:, begin : begin + old.shape[1] - before] = old[:, before:]
+
+
+def details(state: dict[str, Tensor]) -> int:
+    """Return how many of its inputs a pyramid's branch alone sees at full resolution."""
+    return state[CELLS].shape[1] - SLICES
+
+
+def build(name: str) -> Any:
+    """Return a network that has learned nothing yet."""
+    return KINDS[ARCHITECTURES[name]](**HYPER[name])
 
 
 def begin(name: str, start: str) -> nn.Module:
     """Return a network with the weights to start from: "shipped", "checkpoint" or "none"."""
-    network: nn.Module = NETWORKS[name]().to(memory_format=torch.channels_last)
+    network: nn.Module = build(name).to(memory_format=torch.channels_last)
     if start != "none":
         grown(network, load_file(checkpoint(name) if start == "checkpoint" else models.find(f"perception/{name}").path))
     return network
@@ -164,7 +186,7 @@ def train(name: str, minutes: float, *, seed: int, start: str, peak: float, prog
     """Train one network for some minutes; the averaged weights are saved as it goes.
 
     Args:
-        name: key of `NETWORKS`.
+        name: key of `HYPER`.
         minutes: of the clock; the learning rate falls with them, as a cosine.
         seed: of order and augmentation.
         start: see `begin`.
@@ -182,7 +204,7 @@ def train(name: str, minutes: float, *, seed: int, start: str, peak: float, prog
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     first = saved = time.monotonic()
     running, done = 0.0, progress
-    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose, INPUTS[name])):
+    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose, HYPER[name]["inputs"])):
         if done >= 1:
             break
         for entry in optimizer.param_groups:
@@ -218,7 +240,7 @@ def save(name: str, mean: nn.Module) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("network", choices=sorted(HYPER))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
