@@ -9,7 +9,7 @@ namespace edge {
 namespace {
 
 constexpr int kBlock = 256;
-constexpr float kMiddle = 128.0f, kLargest = 255.0f;
+constexpr float kMiddle = 128.0f, kLargest = 255.0f, kFarthest = 1e6f;
 
 // Part of a turn, 0 to 1, to the left of straight ahead, within 2e-6: a minimax polynomial of the arc tangent over the
 // first octant, without branches so that it is computed in vectors.
@@ -27,26 +27,29 @@ inline float turn_of(float x, float y) {
   return y < 0 ? 1.0f - arc : arc;
 }
 
+// The widest vectors there are, chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define EDGE_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define EDGE_WIDEST
+#endif
+
 // Directions and squared distances of up to kBlock points.
 struct Block {
-  float turn[kBlock], square[kBlock], height[kBlock];
+  float x[kBlock], y[kBlock], turn[kBlock], square[kBlock];
 };
 
-void look(const BevPoints& points, size_t begin, int count, const BevGround& ground, Block& block) {
-  float x[kBlock], y[kBlock];
-  for (int i = 0; i < count; ++i) {
-    const float* p = points.xyz + ptrdiff_t(begin + size_t(i)) * points.stride;
-    x[i] = p[0], y[i] = p[1];
-    block.height[i] = ground.height_of(p);
-  }
+EDGE_WIDEST
+void look(Block& block) {
 #pragma omp simd
-  for (int i = 0; i < count; ++i) {
-    block.turn[i] = turn_of(x[i], y[i]);
-    block.square[i] = x[i] * x[i] + y[i] * y[i];
+  for (int i = 0; i < kBlock; ++i) {
+    block.turn[i] = turn_of(block.x[i], block.y[i]);
+    block.square[i] = block.x[i] * block.x[i] + block.y[i] * block.y[i];
   }
 }
 
 // How far within reach the cells of one row lie for one scan, in steps; `bin` and `far` are room for it.
+EDGE_WIDEST
 void row_within(const SightPose& pose, const float* reach, int bins, float ahead, int cells, float cell_m,
                 float steps_per_m, float* within, int* bin, float* far) {
   const float c = std::cos(pose.yaw), s = std::sin(pose.yaw), middle = float(cells) / 2 - 0.5f;
@@ -73,17 +76,24 @@ void write_codes(const float* within, int cells, uint8_t* out) {
 
 void sight_reach(const BevPoints& points, const BevGround& ground, float top, int bins, float* reach) {
   std::fill_n(reach, bins, 0.0f);
-  Block block;
-  for (size_t begin = 0; begin < points.count; begin += kBlock) {
-    const int count = int(std::min<size_t>(kBlock, points.count - begin));
-    look(points, begin, count, ground, block);
+  Block block{};
+  int count = 0;
+  const auto gather = [&] {
+    look(block);
     for (int i = 0; i < count; ++i) {
-      // Written so that NaN and infinity count nowhere.
-      if (!(block.height[i] < top && block.square[i] < 1e12f)) continue;
       const int bin = std::min(int(block.turn[i] * float(bins)), bins - 1);
       reach[bin] = std::max(reach[bin], block.square[i]);
     }
+    count = 0;
+  };
+  for (size_t i = 0; i < points.count; ++i) {
+    const float* p = points.xyz + ptrdiff_t(i) * points.stride;
+    // Written so that NaN and infinity count nowhere.
+    if (!(std::fabs(p[0]) < kFarthest && std::fabs(p[1]) < kFarthest && ground.height_of(p) < top)) continue;
+    block.x[count] = p[0], block.y[count] = p[1];
+    if (++count == kBlock) gather();
   }
+  gather();
   for (int i = 0; i < bins; ++i) reach[i] = std::sqrt(reach[i]);
 }
 

@@ -21,7 +21,7 @@ from train.perception.simulate import GROUND, LEAFY, OBSTACLE, PERSON, UNKNOWN, 
 HORIZON_S = 0.5
 _BINS, _LARGE_M = 720, 3.0
 # What is labelled as far as it is in sight if it is large.
-_OUTDOOR = {*LEAFY, "guard_rail", "block"}
+_LONG = {*LEAFY, "hedge", "guard_rail", "block"}
 _PRIORITY = {WALL: 0, OBSTACLE: 1, VEHICLE: 2, PERSON: 3}
 Mask = npt.NDArray[np.bool_]
 
@@ -30,7 +30,8 @@ class Truth(NamedTuple):
     """Truth of one stamp; all (H, W), rows from far ahead, columns from left.
 
     Attributes:
-        label: uint8 class id, `IGNORE` where something stands that the sensor hardly saw.
+        label: uint8 class id, `IGNORE` where something stands that the sensor hardly saw, or moves where it does not
+            see it now.
         occupied: whether something in the robot's height band stands there now.
         forecast: the same `HORIZON_S` later, in the sensor's present frame.
         known: whether the cell was in view in the last scans or belongs to something seen.
@@ -166,10 +167,11 @@ def truth(scene: Scene, sensor: Sensor, scans: Sequence[tuple[float, Scan]], con
             known[here] = False
             continue
         occupied[here] = forecast[later] = True
-        if thing.class_id == WALL or (thing.kind in _OUTDOOR and max(thing.dimensions[:2]) > _LARGE_M):
+        if thing.class_id == WALL or (thing.kind in _LONG and max(thing.dimensions[:2]) > _LARGE_M):
             label[here[near_sight[here]]] = thing.class_id
             known[here[near_sight[here]]] = True
-        elif seen[i] or before[i] >= 12:
+        elif seen[i] or (before[i] >= 12 and not thing.motion.moves):
+            # Where something went that is hidden now, no one can say by the cell.
             label[here] = thing.class_id
             known[here] = known[later] = True
         else:
