@@ -34,6 +34,7 @@ DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
     "hypothesis>=6.150,<7",
+    "rapidfuzz>=3.9,<4",  # distances to test the lexicon against
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "jsonschema>=4.26,<5",
@@ -69,7 +70,6 @@ setup(
         "torch>=2.4",
         "safetensors>=0.5",
         "silero-vad>=6.2,<7",
-        "rapidfuzz>=3.9,<4",
         "symspellpy>=6.7,<7",
         "gguf>=0.17",
         "tokenizers>=0.21",

@@ -269,6 +269,7 @@ std::unique_ptr<Matrix> matrix_from_parts(const py::dict& parts) {
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Low-bit matrix kernels and the Llama and BitNet decoder step.";
   bind_sampling(m);
+  bind_spelling(m);
   bind_bev(m);
   bind_window(m);
   bind_measurements(m);

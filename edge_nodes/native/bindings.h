@@ -13,6 +13,7 @@ void bind_attention(pybind11::module_& m, pybind11::class_<Model>& model);
 void bind_bev(pybind11::module_& m);
 void bind_window(pybind11::module_& m);
 void bind_measurements(pybind11::module_& m);
+void bind_spelling(pybind11::module_& m);
 void bind_streamed(pybind11::module_& m, pybind11::class_<Model>& model);
 
 }  // namespace edge

@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
+from edge_nodes.errors import State
+from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.lexicon import Lexicon
 
 
 @pytest.fixture(scope="module")
 def lexicon():
     return Lexicon(["Zorbex"])
+
+
+@pytest.fixture(scope="module")
+def listed():
+    with (importlib.resources.files("symspellpy") / "frequency_dictionary_en_82_765.txt").open() as file:
+        words = {line.split()[0] for line in file}
+    return {word for word in words if set(word) <= set("'abcdefghijklmnopqrstuvwxyz")} | {"lidar", "ok", "zorbex"}
 
 
 def test_what_exists(lexicon):
@@ -45,11 +54,30 @@ def test_counts_become_probabilities(lexicon):
 @pytest.mark.parametrize(
     "word", ["trun", "obstcle", "a", "leff", "medum", "zzzzzzzzzzzzzzzzzzz", "abcdefghijklmnopqrstuvwxyz" * 3]
 )
-@pytest.mark.parametrize("edits", [1, 2])
-def test_near_words_are_all_that_so_many_edits_make(lexicon, word, edits):
-    expected = {w for w in lexicon._words if w != word and Levenshtein.distance(w, word) <= edits}
+@pytest.mark.parametrize("edits", [1, 2, 3])
+def test_near_words_are_all_that_so_many_edits_make(lexicon, listed, word, edits):
+    expected = {w for w in listed if w != word and Levenshtein.distance(w, word) <= edits}
     found = lexicon.near(word, edits, 100_000)
     assert set(found) == expected
     distances = [Levenshtein.distance(w, word) for w in found]
     assert distances == sorted(distances)
     assert lexicon.near(word, edits, 3) == found[:3]
+
+
+def test_of_words_as_close_the_shorter_and_then_the_commoner_come_first(lexicon):
+    for word in ("trun", "leff", "medum"):
+        found = lexicon.near(word, 2, 100_000)
+        keys = [(Levenshtein.distance(w, word), len(w), -lexicon.log_probability(w)) for w in found]
+        assert keys == sorted(keys)
+
+
+def test_a_number_of_edits_that_is_not_offered(lexicon):
+    with pytest.raises(ValueError, match="1 to 3 edits"):
+        lexicon.near("turn", 4, 5)
+
+
+def test_missing_lists_are_told(monkeypatch):
+    monkeypatch.setattr("edge_nodes.speech.lexicon.find_spec", lambda name: None)
+    with pytest.raises(SpeechError, match=r"symspellpy.*words\.correct") as told:
+        Lexicon()
+    assert told.value.state is State.MODEL_MISSING

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def sound(text, doubts=(), frames=3):
 def test_the_probability_is_ctcs(seed):
     rng = np.random.default_rng(seed)
     log_probs = np.log(rng.dirichlet(np.ones(29), 12)).astype(np.float32)
-    texts = [encode(text) for text in ("a", "turn", "letter", "aa", "hello wor")]
+    texts = ["a", "turn", "letter", "aa", "hello wor"]
     expected = [
         -functional.ctc_loss(
             torch.from_numpy(log_probs)[:, None],
-            torch.tensor([text]),
+            torch.tensor([encode(text)]),
             torch.tensor([12]),
             torch.tensor([len(text)]),
             reduction="sum",
@@ -59,7 +59,8 @@ def test_the_probability_is_ctcs(seed):
 
 def test_more_letters_than_frames_are_impossible():
     log_probs = np.log(np.full((3, 29), 1 / 29, np.float32))
-    assert ctc_log_probability(log_probs, [encode("abcd"), encode("aa")])[0] < -1e6
+    assert max(ctc_log_probability(log_probs, ["abcd", "aaa"])) < -1e6
+    assert ctc_log_probability(log_probs, ["aa"])[0] == pytest.approx(3 * np.log(1 / 29))  # with a blank between
 
 
 def spelled(lexicon, log_probs):
@@ -96,6 +97,21 @@ def test_no_words(lexicon):
     assert spell(lexicon, [], [], np.zeros((5, 29), np.float32)) == ([], [], [])
 
 
+@pytest.mark.parametrize(
+    ("words", "spans", "shape"),
+    [
+        (["a", "b"], [(0, 1)], (5, 29)),
+        (["a"], [(3, 5)], (5, 29)),
+        (["a", "b"], [(0, 2), (2, 3)], (5, 29)),
+        (["a"], [(0, 1)], (5, 28)),
+        (["A"], [(0, 1)], (5, 29)),
+    ],
+)
+def test_what_does_not_fit_is_refused(lexicon, words, spans, shape):
+    with pytest.raises(ValueError, match=r"expected|alphabet"):
+        spell(lexicon, words, spans, np.zeros(shape, np.float32))
+
+
 def test_a_space_that_was_not_heard_and_one_too_many(lexicon):
     # The missing space was somewhat likely, the space too many somewhat not.
     joined = sound("turn left", doubts=((4, "", 0.8),))
@@ -119,22 +135,29 @@ def test_the_word_before_decides_where_the_sound_does_not(lexicon):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_way_is_the_best_of_all(lexicon, seed):
     """Against trying every sentence of the words that come into question."""
-    from itertools import product
-
-    from edge_nodes.speech import spelling
-
     rng = np.random.default_rng(seed)
     log_probs = sound("tar left nav")
     log_probs = np.log(0.6 * np.exp(log_probs) + 0.4 * rng.dirichlet(np.full(29, 0.1), len(log_probs)))
     log_probs = log_probs.astype(np.float32)
     best = log_probs.argmax(1)
     words, spans = decode(best).split(), word_spans(best)
-    chain = spelling._Chain(lexicon, words, spans, log_probs)
-    singles = [[way for way in chain.ways(i) if way.end == i + 1] for i in range(len(words))]
+    # A word's frames end with the space after it; twelve more before the first word and after the last.
+    edges = [max(0, spans[0][0] - 12), spans[-1][1] + 13]
+    for (_, last), (first, _) in pairwise(spans):
+        edges.insert(-1, max(frame for frame in range(last + 1, first) if best[frame] == encode(" ")[0]) + 1)
+    singles = []
+    for place, word in enumerate(words):
+        texts = [word, *lexicon.near(word, 1 + (len(word) > 3) + (len(word) > 7), 20)]
+        spoken = [text + " " * (place + 1 < len(words)) for text in texts]
+        scores = ctc_log_probability(log_probs[edges[place] : edges[place + 1]], spoken)
+        singles.append(sorted(zip(scores, texts, strict=True), reverse=True)[:8])
     every = {}
-    for ways in product(*(sorted(each, key=lambda w: -w.score)[:8] for each in singles)):
-        sentence = tuple(word for way in ways for word in way.words)
-        every[sentence] = sum(way.score for way in ways) + chain.likelihood(sentence, None)
+    for ways in product(*singles):
+        sentence = tuple(text for _, text in ways)
+        every[sentence] = sum(score for score, _ in ways)
+        for before, word in pairwise((None, *sentence)):
+            known = word in lexicon
+            every[sentence] += A_WORD + COMMONNESS * lexicon.log_probability(word, before) if known else UNKNOWN
     found, _, _ = spell(lexicon, words, spans, log_probs)
     assert max(every.values()) <= every.get(tuple(found), np.inf) + 1e-9
 
@@ -169,7 +192,7 @@ def test_a_margin_is_what_the_next_best_word_is_worse_by(lexicon):
     frames = heard[4 * 5 : 4 * 9]  # with the space after it, as its neighbours' frames end there
     totals = {}
     for word in (words[1], "lef", *lexicon.near("lef", 1, 20)):
-        total = ctc_log_probability(frames, [encode(word + " ")])[0]
+        total = ctc_log_probability(frames, [word + " "])[0]
         for each, before in ((word, "turn"), ("now", word)):
             known = each in lexicon
             total += A_WORD + COMMONNESS * lexicon.log_probability(each, before) if known else UNKNOWN
