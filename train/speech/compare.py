@@ -34,6 +34,8 @@ from train.speech import train
 SIZES = Sizes(exits=4, layers_per_exit=1, width=64, heads=4, feed_forward=128, kernel=15, pieces=len(SYMBOLS))
 STRINGS = 10
 """Strings of a batch."""
+TIMES = 3
+"""Strings that each held-out digit is heard in."""
 RATE = 2e-3
 NAMES = ("with", "without")
 
@@ -122,19 +124,21 @@ def batches(speakers: list[list[Digit]], rng: np.random.Generator) -> Iterator[l
         yield [string(said, rng) for said in chosen]
 
 
-def wrong(network: Network, strings: list) -> np.ndarray:
-    """Return the word errors of each exit over strings, (exits,)."""
-    errors = np.zeros(network.sizes.exits, int)
+def measured(network: Network, strings: list) -> tuple[np.ndarray, np.ndarray]:
+    """Return the word errors and the CTC loss per symbol of each exit over strings, both (exits,)."""
+    errors, losses = np.zeros(network.sizes.exits, int), np.zeros(network.sizes.exits)
     network.eval()
     with torch.inference_mode():
-        for _, text, _, mel in strings:
-            for index, output in enumerate(network(mel[None])):
-                errors[index] += edit_distance(text.split(), decode(output[0].argmax(-1).numpy()).split())
-    return errors
+        for _, text, symbols, mel in strings:
+            for index, output in enumerate(network(mel[None])[:, 0]):
+                errors[index] += edit_distance(text.split(), decode(output.argmax(-1).numpy()).split())
+                sizes = torch.tensor([len(output)]), torch.tensor([len(symbols)])
+                losses[index] += float(nn.functional.ctc_loss(output[:, None], symbols[None], *sizes, reduction="sum"))
+    return errors, losses / sum(len(symbols) for _, _, symbols, _ in strings)
 
 
 def run(voices: list[list[Digit]], steps: int, seed: int) -> dict[str, object]:
-    """Train both networks alike; return the word error rates, %, of their exits on the takes held out."""
+    """Train both networks alike; return word error rates, %, and losses of their exits on the takes held out."""
     rng = np.random.default_rng(seed)
     learners = {name: Learner(network) for name, network in networks(SIZES, seed).items()}
     source = batches(fifth(voices, seed, rest=True), rng)
@@ -144,12 +148,16 @@ def run(voices: list[list[Digit]], steps: int, seed: int) -> dict[str, object]:
             learner.learn(mel, lengths, targets, RATE * train.rate(step / steps))
     strings = [
         string([said[i] for i in part], rng)
-        for said in fifth(voices, seed, rest=False)
+        for said in TIMES * fifth(voices, seed, rest=False)
         for part in np.array_split(rng.permutation(len(said)), len(said) // 4)
     ]
     words = sum(len(text.split()) for _, text, _, _ in strings)
-    wer = {name: (100 * wrong(each.network, strings) / words).round(2).tolist() for name, each in learners.items()}
-    return {"seed": seed, "steps": steps, "words": words, **wer}
+    found: dict[str, object] = {"seed": seed, "steps": steps, "words": words}
+    losses = {}
+    for name, each in learners.items():
+        errors, loss = measured(each.network, strings)
+        found[name], losses[name] = (100 * errors / words).round(2).tolist(), loss.round(4).tolist()
+    return found | {"loss": losses}
 
 
 def summary(runs: list[dict]) -> dict[str, object]:
