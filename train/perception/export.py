@@ -51,7 +51,7 @@ were not used.
   best overlap on training scenes; CPU only, {effort}.
 - **Held-out metric:** {samples} stamps of {test} other simulated sequences, printed by
   `python -m train.perception.evaluate` (intersection over union). Left out are the cells of things with fewer than 3
-  returns in the newest scan and fewer than 12 in four:
+  returns in the newest scan and, if they stand still, fewer than 12 in four:
 
 {table}
 

@@ -8,6 +8,7 @@ leaky ReLU, the last one too: the output is a real-valued map, not a probability
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, cast
 
@@ -81,7 +82,7 @@ def _layers(*, skips: bool, levels: int = _LEVELS) -> Iterator[Layer]:
         yield Layer(f"upconv{i}_1", below, 1 if i == 1 else below, 3, padding=1, transposed=True)
 
 
-class ReferenceNetwork(nn.Module):
+class ReferenceNetwork(nn.Module, ABC):
     """Maps (B, 16, H, W), oldest first, to one real-valued map (B, 1, H, W); H and W are `legal_size`s.
 
     Its state_dict has the checkpoint's names, order and shapes.
@@ -118,8 +119,9 @@ class ReferenceNetwork(nn.Module):
         with _full_precision(maps):
             return self._wire(maps.to(next(self.parameters()).dtype), batch_statistics)
 
+    @abstractmethod
     def _wire(self, maps: Tensor, batch_statistics: bool) -> Tensor:
-        raise NotImplementedError
+        """Return the output map (B, 1, H, W) of maps that were checked."""
 
     def _unit(self, name: str, x: Tensor, batch_statistics: bool) -> Tensor:
         """Return the result of one convolution, its norm and the leaky ReLU."""
