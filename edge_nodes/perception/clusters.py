@@ -20,9 +20,9 @@ WALL, VEHICLE, PERSON, OBSTACLE = (CLASSES.index(c) for c in ("wall", "vehicle",
 _NEIGHBOURS = np.ones((3, 3), int)
 _ANGLES = np.radians(np.arange(0, 90, 5))
 _SMALL_M, _LORRY_M = 1.3, 12.0
-# Votes of a cell for its class within a thing: a third of a person makes it one.
 # Half of a small car (3.5 m by 1.6 m), m^2: on simulated scenes, where precision times recall is about best.
 _VEHICLE_AREA = 2.8
+# Votes of a cell for its class within a thing: a third of a person makes it one.
 _VOTE = {VEHICLE: 1.0, PERSON: 2.2, OBSTACLE: 1.0}
 
 
@@ -64,10 +64,15 @@ def sized_vehicles(labels: npt.NDArray[np.uint8], resolution_m: float) -> npt.ND
         labels: (H, W) class ids.
         resolution_m: side of a cell.
     """
-    islands, count = ndimage.label(labels == VEHICLE, _NEIGHBOURS)
-    small = np.bincount(islands.ravel(), minlength=count + 1) * resolution_m**2 < _VEHICLE_AREA
+    return np.where(small_islands(labels == VEHICLE, _VEHICLE_AREA / resolution_m**2), np.uint8(OBSTACLE), labels)
+
+
+def small_islands(mask: npt.NDArray[np.bool_], cells: float) -> npt.NDArray[np.bool_]:
+    """Return where a mask (H, W) has connected islands, corners included, of fewer than some cells."""
+    islands, count = ndimage.label(mask, _NEIGHBOURS)
+    small = np.bincount(islands.ravel(), minlength=count + 1) < cells
     small[0] = False
-    return np.where(small[islands], np.uint8(OBSTACLE), labels)
+    return np.asarray(small[islands])
 
 
 def detect(

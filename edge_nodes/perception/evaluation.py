@@ -21,6 +21,7 @@ from edge_nodes.perception.ground import GroundEstimator
 from edge_nodes.perception.history import BevHistory
 from edge_nodes.perception.inference import Inference
 from edge_nodes.perception.odometry import Motion2
+from edge_nodes.perception.segmentation import class_ids
 
 UNKNOWN, GROUND, WALL, VEHICLE, PERSON, OBSTACLE = range(6)
 IGNORE = 255
@@ -206,8 +207,8 @@ def scans_alone(maps: npt.NDArray[np.uint8]) -> tuple[Mask, Mask]:
 
 
 def labels_of(inference: Inference, maps: npt.NDArray[np.uint8]) -> Labels:
-    """Return the class ids (H, W) of maps (H, W, channels)."""
-    return inference.forward(maps).argmax(0).cpu().numpy().astype(np.uint8)
+    """Return the class ids (H, W) of maps (H, W, channels), as the node publishes them."""
+    return class_ids(inference.forward(maps), inference.history.config.resolution_m)
 
 
 def occupied_of(inference: Inference, maps: npt.NDArray[np.uint8]) -> tuple[Mask, Mask]:

@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from edge_nodes.perception.clusters import VEHICLE, small_islands
 from edge_nodes.perception.config import SegmentationConfig
 from edge_nodes.perception.inference import Estimator
 
 # Costs of unknown, ground, wall, vehicle, person, obstacle in a nav_msgs/OccupancyGrid.
 _COST = np.array([-1, 0, 100, 90, 95, 85], np.int8)
+# A fifth of a small car.
+_SPECK_M2 = 1.0
 
 
 class Segments(NamedTuple):
@@ -48,8 +52,27 @@ class Segmenter(Estimator):
             stamp_ns: of the scan.
         """
         scores = self.inference.run(xyz, stamp_ns)
-        labels = scores.argmax(0).to("cpu").numpy().astype(np.uint8)
-        return Segments(labels, self.inference.history.ground.offset_m)
+        history = self.inference.history
+        return Segments(class_ids(scores, history.config.resolution_m), history.ground.offset_m)
+
+
+def class_ids(scores: torch.Tensor, resolution_m: float) -> npt.NDArray[np.uint8]:
+    """Return the likeliest class of each cell, (H, W) uint8.
+
+    What is connected, called a vehicle and smaller than one takes the class that comes second: such specks are corners
+    of hedges and walls.
+
+    Args:
+        scores: (classes, H, W), on any device.
+        resolution_m: side of a cell.
+    """
+    labels: npt.NDArray[np.uint8] = scores.argmax(0).to("cpu").numpy().astype(np.uint8)
+    specks = small_islands(labels == VEHICLE, _SPECK_M2 / resolution_m**2)
+    if specks.any():
+        others = scores.cpu()[:, torch.from_numpy(specks)]
+        others[VEHICLE] = -torch.inf
+        labels[specks] = others.argmax(0).numpy()
+    return labels
 
 
 def occupancy_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from edge_nodes import models
+from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import (
     WITH_RETURNS,
     ClassScore,
@@ -28,8 +29,11 @@ from edge_nodes.perception.evaluation import (
     with_returns,
 )
 from edge_nodes.perception.networks import KINDS, details_of, fused, looked_at_twice
+from edge_nodes.perception.segmentation import class_ids
 from train.perception.dataset import held_out
 from train.perception.train import ARCHITECTURES, HYPER, checkpoint
+
+RESOLUTION_M = BevConfig().resolution_m
 
 
 class Trained(NamedTuple):
@@ -99,7 +103,7 @@ def evaluate(sets: Mapping[str, Iterable[Sample]], *, checkpoints: bool = False)
             with torch.inference_mode():
                 x = segment.maps(sample)
                 looks = (segment.network(x), looked_at_twice(segment.network, x, details=segment.details))
-                labels = [y[0].argmax(0).numpy() for y in looks]
+                labels = [class_ids(y[0], RESOLUTION_M) for y in looks]
                 now, later = (rebuild.network(rebuild.maps(sample))[0] > 0).numpy()
             for each in (scores["all"], scores[name]):
                 each.add(sample, labels, now, later)
