@@ -24,7 +24,8 @@ SIGHT = 2
 BINS = 720
 AGES = (5, 10, 15)
 """Older scans, by how many lie between, that widen what is in sight."""
-_ABOVE_M = 0.3
+ABOVE_M = 0.3
+"""What is so much above the band that blocks the robot neither hides nor shows anything."""
 _SPAN_M = 4.0
 Reach = npt.NDArray[np.float32]
 
@@ -45,7 +46,7 @@ def reach(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> Re
         plane=(ground.offset_m, ground.slope_x, ground.slope_y),
         patches=ground.patches,
         patches_per_m=1 / PATCH_M,
-        top=config.max_height_m + _ABOVE_M,
+        top=config.max_height_m + ABOVE_M,
         bins=BINS,
     )
     # A lost return does not hide what lies beside it.

@@ -20,7 +20,7 @@ from train.perception import outdoors
 from train.perception.scenes import KINDS, overgrown, random_scene, with_body
 from train.perception.sensors import HDL_64, Sensor, outdoor_sensor, random_sensor
 from train.perception.simulate import GROUND, OBSTACLE, PERSON, VEHICLE, WALL, Motion, Scene, Terrain, Thing, cast
-from train.perception.truth import footprint, truth
+from train.perception.truth import IGNORE, footprint, truth
 
 SENSOR = Sensor(rings=32, columns=720, height=1.0, noise_m=0.0, dropout=0.0)
 
@@ -159,6 +159,32 @@ def test_a_bank_is_ground_whose_occupancy_nobody_asks():
     left, right = real.known[128, 128 - 32], real.known[128, 128 + 12]  # 8 m to the left, 3 m to the right
     assert (left, right) == (False, True)
     assert real.label[128, 128 - 24] == GROUND
+
+
+def test_a_high_bank_in_view_is_ground():
+    """What rays met there was once taken for things too high to tell anything."""
+    scene = Scene((), terrain=Terrain(left_m=6, right_m=6, left_rise_m=5.0, slope_m=12.0))
+    scan = cast(scene, SENSOR, 0.0)
+    real = truth(scene, SENSOR, [(0.0, scan)], BevConfig())
+    y = 32 - (np.arange(256) + 0.5) * 0.25
+    at = (y > 11) & (y < 15)
+    assert (scene.ground(0.0, y[at]) > 1.5).all()
+    assert (real.label[100:156, at] == GROUND).mean() > 0.95
+
+
+def test_hidden_things_that_move_are_not_asked_for():
+    wall = Thing("wall", Motion(4, 0, math.pi / 2), (6, 0.3, 3), reflectivity=0.8)
+    walks = Thing("person", Motion(8, -6.9, math.pi / 2, speed=4.0), reflectivity=0.8)
+    stands = Thing("person", Motion(8, 0), reflectivity=0.8)
+    scene = Scene((wall, walks, stands))
+    scans = [(t, cast(scene, SENSOR, t)) for t in (0.0, 0.5, 1.0, 1.5)]
+    assert (scans[0][1].thing == 1).sum() > 12
+    assert not (scans[-1][1].thing > 0).any()
+    real = truth(scene, SENSOR, scans, BevConfig())
+    config = BevConfig()
+    assert (real.label.ravel()[footprint(scene, 1, 1.5, 1.5, config)] == IGNORE).all()
+    # Never seen: nor is it asked for.
+    assert (real.label.ravel()[footprint(scene, 2, 1.5, 1.5, config)] == IGNORE).all()
 
 
 def test_nothing_stands_in_a_car_or_on_the_robot():

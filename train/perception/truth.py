@@ -14,6 +14,7 @@ from scipy.ndimage import binary_dilation, maximum_filter1d
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.evaluation import IGNORE
 from edge_nodes.perception.grid import metres
+from edge_nodes.perception.sight import ABOVE_M
 from train.perception.sensors import Sensor
 from train.perception.shapes import KINDS, Array
 from train.perception.simulate import GROUND, LEAFY, OBSTACLE, PERSON, UNKNOWN, VEHICLE, WALL, Scan, Scene
@@ -103,16 +104,16 @@ def visible(scans: Sequence[tuple[float, Scan]], scene: Scene, sensor: Sensor, c
         px, py, yaw = scene.ego.at(time_s)
         azimuth = np.arctan2(wy - py, wx - px) - yaw
         bin_of = (np.floor(azimuth * _BINS / (2 * np.pi)).astype(int)) % _BINS
-        seen |= np.hypot(wx - px, wy - py) <= _profile(scan, sensor, config)[bin_of] + res
+        seen |= np.hypot(wx - px, wy - py) <= _profile(scan, scene, sensor, time_s, config)[bin_of] + res
     return seen
 
 
-def _profile(scan: Scan, sensor: Sensor, config: BevConfig) -> npt.NDArray[np.float32]:
-    points = scan.cloud.reshape(-1, 4)
-    height = points[:, 2] + sensor.height
-    with np.errstate(invalid="ignore"):
-        low = height < config.max_height_m + 0.3
-    points = points[low]
+def _profile(scan: Scan, scene: Scene, sensor: Sensor, time_s: float, config: BevConfig) -> npt.NDArray[np.float32]:
+    points = scan.cloud.reshape(-1, 4)[:, :3]
+    points = points[np.isfinite(points[:, 0])]
+    rotation, origin = scene.pose(sensor, time_s)
+    x, y, z = (points @ rotation.T + origin).T
+    points = points[z - scene.ground(x, y) < config.max_height_m + ABOVE_M]
     bins = np.floor(np.arctan2(points[:, 1], points[:, 0]) * _BINS / (2 * np.pi)).astype(int) % _BINS
     reach = np.zeros(_BINS, np.float32)
     np.maximum.at(reach, bins, np.hypot(points[:, 0], points[:, 1]))
