@@ -267,8 +267,9 @@ def _load(found: models.ModelFile) -> Encoder:
                 expected=f"splitformer of format {FORMAT}",
                 state=State.MODEL_BAD,
             )
-        encoder = Encoder(Shape.from_dict(manifest["shape"]))
-        encoder.load_state_dict(_dequantised(load_file(found.path)))
+        with torch.device("meta"):  # weights that would be written over would stay in the heap
+            encoder = Encoder(Shape.from_dict(manifest["shape"]))
+        encoder.load_state_dict(_dequantised(load_file(found.path)), assign=True)
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{found.path} cannot be read as a speech model",

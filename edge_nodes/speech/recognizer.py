@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_nodes import heap
 from edge_nodes.speech.config import ExitConfig, SpeechConfig
 from edge_nodes.speech.errors import SpeechError
 from edge_nodes.speech.exits import Circumstances, policy
@@ -171,6 +172,7 @@ class Recognizer:
             self._model.recognise(np.zeros(RATE_HZ, np.float32), lambda layer, reading: False)
             self._vad(np.zeros(CHUNK, np.float32))
         self._vad.reset()
+        heap.give_back()  # what reading the weights took
         progress(f"speech: ready, {self._model.layers} exits")
 
     def feed(

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import copy
 import struct
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -144,3 +146,25 @@ def test_reads_ctranslate2():
     assert found["b"] == 0.5
     with pytest.raises(ValueError, match="version 5"):
         whisper.read_ctranslate2(struct.pack("<I", 5) + data[4:])
+
+
+# The heap of a process in which much else has run would not tell.
+LENGTHS = """
+import psutil, torch
+from edge_nodes.speech.encoder import Encoder, Shape
+torch.set_num_threads(1)
+encoder = Encoder(Shape(blocks=2)).eval()
+def resident(lengths):
+    with torch.inference_mode():
+        for length in lengths:
+            for _ in encoder(torch.zeros(1, 80, length)):
+                pass
+    return psutil.Process().memory_info().rss
+first = resident((900, 900))
+print(resident(range(100, 900, 10)) - first)
+"""
+
+
+def test_memory_does_not_grow_with_the_lengths_of_utterances():
+    ran = subprocess.run([sys.executable, "-c", LENGTHS], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 40e6  # 145 million before
