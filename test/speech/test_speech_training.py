@@ -31,12 +31,22 @@ def test_both_networks_have_used_as_much_at_every_exit():
 
 
 def test_means_over_speakers_with_students_interval():
-    runs = [{"steps": 5, "with": [10.0 + i] * 4, "without": [12.0 + 3 * i] * 4} for i in range(3)]
+    runs = [
+        {
+            "steps": 5,
+            "with": [10.0 + i] * 4,
+            "without": [12.0 + 3 * i] * 4,
+            "loss": {"with": [0.9 - i / 10] * 4, "without": [1.0] * 4},
+        }
+        for i in range(3)
+    ]
     found = compare.summary(runs)
     assert found["with"]["wer"]["digits"] == [11.0] * 4
     assert found["better"] == [4.0] * 4
     # t of 2 degrees of freedom 4.303, deviation 2 of the mean of three
     assert found["better_within"] == [round(4.303 * 2 / 3**0.5, 2)] * 4
+    assert found["loss_lower_percent"] == [20.0] * 4
+    assert found["loss_lower_percent_within"] == [round(4.303 * 10 / 3**0.5, 2)] * 4
 
 
 def test_how_sure_exits_are_is_learned_from_the_last_one():

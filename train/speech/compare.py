@@ -161,19 +161,25 @@ def run(voices: list[list[Digit]], steps: int, seed: int) -> dict[str, object]:
 
 
 def summary(runs: list[dict]) -> dict[str, object]:
-    """Return each network's mean word error rates, and the points by which the one with parallel layers is better.
+    """Return each network's mean word error rates, and by how much the one with parallel layers is better.
 
-    These are means over the runs with the half width of Student's 95 % interval.
+    In points of the word error rate and in percent of the loss: means over the runs, and of several the half widths of
+    Student's 95 % intervals.
     """
-    better = np.array([np.subtract(each["without"], each["with"]) for each in runs])
     found: dict[str, object] = {"steps": runs[0]["steps"]}
     for name, network in networks(SIZES, 0).items():
         wer = np.mean([each[name] for each in runs], axis=0)
         found[name] = {"parameters": count(network), "wer": {"digits": wer.round(2).tolist()}}
-    found["better"] = better.mean(0).round(2).tolist()
-    if len(runs) > 1:
-        half = stats.t.ppf(0.975, len(runs) - 1) * better.std(0, ddof=1) / np.sqrt(len(runs))
-        found["better_within"] = half.round(2).tolist()
+    with_them, without = (np.array([each["loss"][name] for each in runs]) for name in NAMES)
+    better = {
+        "better": np.array([np.subtract(each["without"], each["with"]) for each in runs]),
+        "loss_lower_percent": 100 * (1 - with_them / without),
+    }
+    for name, each in better.items():
+        found[name] = each.mean(0).round(2).tolist()
+        if len(runs) > 1:
+            half = stats.t.ppf(0.975, len(runs) - 1) * each.std(0, ddof=1) / np.sqrt(len(runs))
+            found[f"{name}_within"] = half.round(2).tolist()
     return found | {"runs": runs}
 
 
@@ -181,12 +187,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, required=True, help="pack of single digits by several speakers")
     parser.add_argument("--out", type=Path, required=True, help="holds the runs; those that it has are not repeated")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     voices = digits(args.digits)
     runs = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
+    if any(each["steps"] != args.steps for each in runs):
+        parser.error(f"{args.out} holds runs of other than {args.steps} steps: name another file")
     for seed in range(len(runs), args.runs):
         runs.append(run(voices, args.steps, seed))
         print(json.dumps(runs[-1]), flush=True)

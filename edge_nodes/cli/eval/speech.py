@@ -178,7 +178,12 @@ def show(console: Console, result: dict[str, Any]) -> None:
             for kind in ("with", "without")
             for source, wer in comparison[kind]["wer"].items()
         ]
-        differences = (("points better with them", "better"), ("+- (95 %)", "better_within"))
+        differences = (
+            ("points better with them", "better"),
+            ("+- (95 %)", "better_within"),
+            ("loss lower with them, %", "loss_lower_percent"),
+            ("+- (95 %)", "loss_lower_percent_within"),
+        )
         of_both += [[name, "", *comparison[key]] for name, key in differences if key in comparison]
         title = f"WER % with and without parallel layers, trained alike for {comparison['steps']} steps"
         exits = (f"exit {i + 1}" for i in range(len(next(iter(comparison["with"]["wer"].values())))))
