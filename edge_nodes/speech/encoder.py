@@ -20,7 +20,7 @@ from edge_nodes.speech.beside import Beside
 FRAME_MS = 20
 """Time between two output frames."""
 
-_FRAMES = 16
+_FRAMES = 128
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,13 @@ class Encoder(nn.Module):
 def _gelu(x: Tensor) -> Tensor:
     """Return the activation of (B, T, channels).
 
-    A few frames at a time where nothing is learnt: oneDNN keeps a program for each shape, and what lies between these
-    in the heap is lost to larger shapes. Utterances of 300 lengths took half a gigabyte.
+    Of few lengths where nothing is learnt: oneDNN keeps a program for each shape, and what lies between these in the
+    heap is lost to larger shapes. Utterances of 300 lengths took half a gigabyte.
     """
     if torch.is_grad_enabled():
         return functional.gelu(x)
-    return torch.cat([functional.gelu(part) for part in torch.split(x, _FRAMES, 1)], 1)
+    frames = x.shape[1]
+    return functional.gelu(functional.pad(x, (0, 0, 0, -frames % _FRAMES)))[:, :frames]
 
 
 def _convolved(convolution: nn.Conv1d, x: Tensor) -> Tensor:
