@@ -62,6 +62,8 @@ def test_peers_are_compared_with(run, tmp_path, monkeypatch):
     assert run("eval", "speech", "--quick", "--data", stem, "--json", tmp_path / "x.json") == 0
     others = json.loads((tmp_path / "x.json").read_text())["results"]["others"]
     assert others["pocketsphinx"]["wer"] == 0.0
+    assert others["pocketsphinx"]["clips"] == 1
+    assert others["pocketsphinx"]["ours_wer"] is not None
     assert others["faster-whisper"] == {"absent": "no"}
 
 
