@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from train.perception.dataset import Sample
 from train.perception.train import HYPER
-from train.perception.truth import IGNORE
+from train.perception.truth import IGNORE, VEHICLE
 
 Array = npt.NDArray[np.float32]
+VEHICLES_FIRST = 0.8
+"""Added to the score of vehicles beyond what is best on simulated scenes: recorded cars are seen worse, and one that is
+missed is worse than one too many. It costs 0.002 of the held-out mean."""
 
 
 def outputs(network: nn.Module, data: list[Sample], inputs: int) -> Array:
@@ -80,6 +83,7 @@ def calibrate(name: str, network: nn.Module, data: list[Sample]) -> list[float]:
     with torch.no_grad():
         if name == "segmentation":
             offsets = class_offsets(values, np.stack([s.label for s in data]))
+            offsets[VEHICLE] += VEHICLES_FIRST
             bias: Tensor = network.fine.bias
             bias += torch.tensor(offsets)
             return offsets
