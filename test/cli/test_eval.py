@@ -18,7 +18,7 @@ def figures(path):
     return found
 
 
-def simulated(path, channels=42):
+def simulated(path, channels=44):
     """A file of two stamps as the training data set keeps them."""
     rng = np.random.default_rng(0)
     flags = np.packbits(rng.random((2, 256, 256)) < 0.2, -1)

@@ -104,7 +104,7 @@ def test_two_looks_at_run_time(both):
     points = np.ascontiguousarray(np.random.default_rng(0).normal(0, 6, (4000, 3)), np.float32)
     maps = segmentation.network.inference.history.push(points, 10**9)
     exchanged = np.ascontiguousarray(maps[:, ::-1])
-    exchanged[..., -5:-3] = -exchanged[..., -5:-3]  # offsets along columns and covariances: 256 less them
+    exchanged[..., -7:-5] = -exchanged[..., -7:-5]  # offsets along columns and covariances: 256 less them
     once = segmentation.network.inference.forward(maps)
     segmentation.update(replace(config, {"mirrored": True}))
     left, right = (segmentation.network.inference.forward(m) for m in (maps, exchanged))
