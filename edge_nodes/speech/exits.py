@@ -144,7 +144,8 @@ def policy(
         threshold = config.threshold or known.entropy
         return lambda layer, reading: layer >= last or reading.certainty >= threshold
     if config.policy == "words":
-        return _words(config.threshold or known.words, config.earliest or known.earliest, last)
+        threshold = config.threshold or known.words
+        return _words(threshold, config.earliest or known.earliest, last, as_heard=config.threshold > 0)
     if config.policy == "deadline" and circumstances is not None:
         return _deadline(1e-3 * config.budget_ms, last, circumstances)
     if config.policy == "load" and circumstances is not None:
@@ -152,10 +153,11 @@ def policy(
     return lambda layer, _: layer >= last
 
 
-def _words(threshold: float, earliest: int, last: int) -> Leave:
+def _words(threshold: float, earliest: int, last: int, *, as_heard: bool) -> Leave:
     """Leave with silence, then with the words that are sure; go on with all that was heard if there are no words.
 
-    The fewer layers are left to be saved, the less doubt is allowed, in proportion.
+    The fewer layers are left to be saved, the less doubt is allowed, in proportion. Calibrated thresholds are for words
+    that are spelled: others leave only by a threshold that was asked for (`as_heard`).
     """
 
     def leave(layer: int, reading: Reading) -> bool | Rest | Sequence[tuple[int, int]]:
@@ -166,6 +168,8 @@ def _words(threshold: float, earliest: int, last: int) -> Leave:
         words = reading.spelled()
         if not words.spans or words.sureness is None:
             return reading.confidence >= threshold
+        if reading.correct is None and not as_heard:
+            return Rest.SILENCE
         wanted = 1.0 - (1.0 - threshold) * (last - layer) / (last - earliest)
         unsure = [span for span, sure in zip(words.spans, words.sureness, strict=True) if sure < wanted]
         return unsure or True

@@ -131,7 +131,16 @@ WORDS = Reading("a b c", 0.8, spans=((3, 4), (6, 9), (12, 20)), sureness=(0.9, 0
 def test_words_policy_goes_on_with_what_is_not_sure(layer, threshold, reading, answer):
     config = ExitConfig("words", threshold=threshold)
     assert policy(config, 4, Calibration(earliest=2))(layer, reading) == answer
-    assert policy(ExitConfig("words", earliest=2), 4, Calibration(words=threshold))(layer, reading) == answer
+    spelled = reading._replace(correct=lambda: reading)
+    assert policy(ExitConfig("words", earliest=2), 4, Calibration(words=threshold))(layer, spelled) == answer
+
+
+def test_calibrated_thresholds_are_for_words_that_are_spelled():
+    """Before, `words.correct: false` cost 4 points on spoken orders under the shipped policy."""
+    leave = policy(ExitConfig("words"), 4, Calibration(earliest=2, words=0.6))
+    assert leave(2, WORDS) == Rest.SILENCE
+    assert leave(2, WORDS._replace(correct=lambda: WORDS)) is True
+    assert leave(4, WORDS) is True
 
 
 def test_words_policy_goes_by_the_words_as_they_are_spelled():
