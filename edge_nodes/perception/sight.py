@@ -23,7 +23,7 @@ SIGHT = 2
 """Channels of `sight_map`."""
 BINS = 720
 AGES = (5, 10, 15)
-"""Older scans, by how many lie between, that widen what is in sight."""
+"""How many scans ago those came that widen what is in sight."""
 ABOVE_M = 0.3
 """What is so much above the band that blocks the robot neither hides nor shows anything."""
 _SPAN_M = 4.0
