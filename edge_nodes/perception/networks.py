@@ -52,16 +52,16 @@ class Encoder(nn.Module):
     Args:
         inputs: channels of the maps, all in one.
         widths: channels of each level.
-        deep: whether levels below the first have a third unit, with a short cut as well.
+        deep: how many units more, with short cuts as well, levels have: 1 leaves out the first level.
     """
 
-    def __init__(self, inputs: int, widths: Sequence[int], *, deep: bool = False) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], *, deep: int = 0) -> None:
         super().__init__()
         before = [inputs, *widths[:-1]]
         self.range = nn.Conv2d(1, widths[0], 1)
         self.down = nn.ModuleList(Unit(a, b, stride=2) for a, b in zip(before, widths, strict=True))
         self.same = nn.ModuleList(Unit(b, b) for b in widths)
-        self.more = _added(widths[1:] if deep else ())
+        self.more, self.again = _added(widths[1:] if deep else ()), _added(widths if deep > 1 else ())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the map of each level, (B, widths[i], H / 2^(i+1), W / 2^(i+1))."""
@@ -75,6 +75,8 @@ class Encoder(nn.Module):
             x = x + same(x)
             if self.more and level > 0:
                 x = x + self.more[level - 1](x)
+            if self.again:
+                x = x + self.again[level](x)
             levels.append(x)
         return levels
 
@@ -108,7 +110,8 @@ class PyramidNetwork(nn.Module):
         detail: channels of the branch at full resolution; 0 for none.
         details: how many of the inputs, the last ones, say more of the newest scan, for that branch.
         layers: of the branch, between its first and its last one.
-        deep: whether levels below the first have one more unit each, on the way down and up.
+        deep: how many units more levels have, on the way down and up: 1 leaves out the first level.
+        coarse: whether the branch sees the scores it is to change.
     """
 
     def __init__(
@@ -119,28 +122,30 @@ class PyramidNetwork(nn.Module):
         detail: int = 0,
         details: int = MOMENTS,
         layers: int = 1,
-        deep: bool = False,
+        deep: int = 0,
+        coarse: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(inputs, widths, deep=deep)
         self.squeeze, self.merge = _decoder(widths)
         self.more = _added(widths[-2:0:-1] if deep else ())
+        self.again = _added(widths[-2::-1] if deep > 1 else ())
         self.head = nn.Conv2d(widths[0], 4 * classes, 3, padding=1)
         self.fine = nn.Conv2d(classes + SLICES, classes, 3, padding=1)
-        self.branch = _Branch(widths[0], classes, detail, details, layers) if detail else None
+        self.branch = _Branch(widths[0], classes, detail, details, layers, coarse=coarse) if detail else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores; H and W are multiples of `MULTIPLE`."""
         levels = self.encoder(x)
         y = levels.pop()
-        for squeeze, merge, more in zip_longest(self.squeeze, self.merge, self.more):
+        for squeeze, merge, *added in zip_longest(self.squeeze, self.merge, self.more, self.again):
             y = merge(interpolate(squeeze(y), scale_factor=2.0, mode="nearest") + levels.pop())
-            if more is not None:
-                y = y + more(y)
+            for unit in filter(None, added):
+                y = y + unit(y)
         scores: Tensor = torch.pixel_shuffle(self.head(y), 2)
         # The newest scan at full resolution sharpens the borders.
         sharp: Tensor = self.fine(torch.cat([scores, x[:, :SLICES]], 1))
-        return scores + sharp if self.branch is None else scores + sharp + self.branch(x, y)
+        return scores + sharp if self.branch is None else scores + sharp + self.branch(x, y, scores)
 
 
 class _Branch(nn.Module):
@@ -152,22 +157,33 @@ class _Branch(nn.Module):
         width: channels.
         details: channels of the maps that only it has at full resolution, the last ones.
         layers: between its first and its last one.
+        coarse: whether it sees the scores it is to change.
     """
 
-    def __init__(self, inputs: int, classes: int, width: int, details: int, layers: int) -> None:
+    def __init__(self, inputs: int, classes: int, width: int, details: int, layers: int, *, coarse: bool) -> None:
         super().__init__()
         self._details = details
         self.cells, self.context = Unit(SLICES + details, width), Unit(inputs, width, kernel=1)
+        self.coarse = nn.Conv2d(classes, width, 3, padding=1, bias=False) if coarse else None
         self.same = Unit(width, width)
         self.more = _added([width] * (layers - 1))
         self.change = nn.Conv2d(width, classes, 3, padding=1)
-        for values in self.change.parameters():
-            nn.init.zeros_(values)
+        for layer in filter(None, (self.coarse, self.change)):
+            for values in layer.parameters():
+                nn.init.zeros_(values)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return (B, classes, H, W) for maps `x` (B, C, H, W) and the decoder's `y` (B, inputs, H / 2, W / 2)."""
+    def forward(self, x: Tensor, y: Tensor, scores: Tensor) -> Tensor:
+        """Return (B, classes, H, W).
+
+        Args:
+            x: maps (B, C, H, W).
+            y: the decoder's map (B, inputs, H / 2, W / 2).
+            scores: to be changed (B, classes, H, W).
+        """
         newest = torch.cat([x[:, :SLICES], x[:, -self._details :]], 1)
         z = self.cells(newest) + interpolate(self.context(y), scale_factor=2.0, mode="nearest")
+        if self.coarse is not None:
+            z = z + self.coarse(scores)
         for layer in (self.same, *self.more):
             z = z + layer(z)
         change: Tensor = self.change(z)

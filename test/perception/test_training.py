@@ -17,14 +17,15 @@ from torch import distributed, nn  # noqa: E402
 
 from edge_nodes.perception import BevConfig, Ground, bev_map  # noqa: E402
 from edge_nodes.perception.bev import MOMENTS  # noqa: E402
+from edge_nodes.perception.evaluation import Sample  # noqa: E402
 from edge_nodes.perception.networks import PyramidNetwork, looked_at_twice  # noqa: E402
 from edge_nodes.perception.odometry import Motion2  # noqa: E402
 from edge_nodes.perception.sight import reach, sight_map  # noqa: E402
-from train.perception.dataset import thinned, turned  # noqa: E402
+from train.perception.dataset import CHANNELS, PLAIN, cache, thinned, turned  # noqa: E402
 from train.perception.losses import edge_difference, segmentation_loss  # noqa: E402
 from train.perception.sensors import Sensor  # noqa: E402
 from train.perception.simulate import Motion, Scene, Thing, cast  # noqa: E402
-from train.perception.train import grown, together  # noqa: E402
+from train.perception.train import BATCH, GROUP, batches, grown, together  # noqa: E402
 
 
 def _chain(inputs: int, middle: int) -> nn.Module:
@@ -96,10 +97,37 @@ def test_turned_detail_is_the_detail_of_turned_points(turns, mirror):
         moved[:, 1] *= -1
     want = _details(moved)
     assert (want[:2] != 128).any(0).sum() > 300
-    got = turned(maps, turns, mirror=mirror, detail=True)
+    sample = np.zeros((*maps.shape[1:], CHANNELS + 4), np.uint8)
+    sample[..., PLAIN:CHANNELS] = np.moveaxis(maps, 0, -1)
+    got = np.moveaxis(turned(sample, turns, mirror=mirror), -1, 0)[PLAIN:CHANNELS]
     np.testing.assert_array_equal(got[:MOMENTS], want[:MOMENTS])
     # A cell's middle may change sides of a border between directions.
     assert (got[MOMENTS:] != want[MOMENTS:]).mean() < 0.03
+
+
+def test_batches_hold_the_samples_of_the_cache(tmp_path, monkeypatch):
+    """Each once a round, labels turned with their maps; from packed files and from what was unpacked of them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache().mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for seed in range(GROUP):
+        maps = rng.integers(0, 256, (1, CHANNELS, 8, 8), np.uint8)
+        maps[:, 0], maps[:, 1] = rng.permutation(64).reshape(8, 8), seed
+        truths = [maps[:, 0] % 6, *(np.packbits(maps[:, 0] % n == 0, -1) for n in (2, 3, 5))]
+        np.savez(cache() / f"{seed}.npz", **dict(zip(Sample._fields, [maps, *truths], strict=True)))
+    for _ in range(2):
+        source, seen = batches(np.random.default_rng(2), range(GROUP), CHANNELS), []
+        for x, label, *masks in (next(source) for _ in range(GROUP // BATCH)):
+            assert x.dtype == torch.bfloat16
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            codes = (x[:, :2].float() * 255).round().long()
+            torch.testing.assert_close(label.long(), codes[:, 0] % 6)
+            for n, mask in zip((2, 3, 5), masks, strict=True):
+                torch.testing.assert_close(mask.bool(), codes[:, 0] % n == 0)
+            assert torch.equal(codes[:, 0].flatten(1).sort(1).values, torch.arange(64).expand(BATCH, -1))
+            seen += codes[:, 1, 0, 0].tolist()
+        source.close()
+        assert sorted(seen) == list(range(GROUP))
 
 
 def test_the_second_look_is_at_exchanged_points():

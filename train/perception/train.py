@@ -3,7 +3,8 @@
 
 python -m train.perception.dataset                # once, about an hour on one core
 python -m train.perception.train segmentation     # checkpoints in the cache as it goes; --start goes on
-python -m train.perception.train reconstruction   # or torchrun --nproc-per-node 2 -m ... to share the work
+python -m train.perception.train reconstruction
+torchrun --nproc-per-node 2 -m train.perception.train -- segmentation --start checkpoint   # two processes share it
 python -m train.perception.export                 # evaluates and writes edge_nodes/weights/perception
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
@@ -34,12 +36,12 @@ from train.perception.dataset import (
     CHANNELS,
     INTENSITY_FULL,
     PLAIN,
+    STAMPS,
     TRAIN_SEEDS,
-    Sample,
     available,
     cache,
-    load,
     turned,
+    unpacked,
 )
 from train.perception.losses import reconstruction_loss, segmentation_loss
 
@@ -55,7 +57,8 @@ HYPER: dict[str, dict[str, Any]] = {
         "detail": 16,
         "details": DETAILS,
         "layers": 2,
-        "deep": True,
+        "deep": 2,
+        "coarse": True,
     },
     "reconstruction": {"inputs": PLAIN, "outputs": 2, "widths": [32, 64, 96, 128]},
 }
@@ -69,20 +72,15 @@ def checkpoint(name: str) -> Path:
     return cache().parent / f"checkpoints{'_intensity' if INTENSITY_FULL else ''}" / f"{name}.safetensors"
 
 
-def augmented(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the sample turned and mirrored; sometimes with a short history, as after a start."""
-    arrays = [np.asarray(a) for a in sample]
+def augmented(sample: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return a sample (H, W, channels + 4) turned and mirrored; sometimes with a short history, as after a start."""
+    out = turned(sample, int(rng.integers(4)), mirror=bool(rng.random() < 0.5))
     if rng.random() < 0.15:
-        arrays[0] = arrays[0].copy()
         scans = int(rng.integers(0, 15))
-        arrays[0][6 + 2 * scans : 36] = 0
+        out[..., 6 + 2 * scans : 36] = 0
         if scans < min(AGES):
-            arrays[0][-1] = arrays[0][-2]
-    turns, mirror = int(rng.integers(4)), bool(rng.random() < 0.5)
-    return [
-        turned(arrays[0], turns, mirror=mirror, detail=True),
-        *(turned(a, turns, mirror=mirror) for a in arrays[1:]),
-    ]
+            out[..., CHANNELS - 1] = out[..., CHANNELS - 2]
+    return out
 
 
 def batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
@@ -103,15 +101,17 @@ def batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Ite
 
 def _batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
     while True:
-        seeds = rng.permutation(available(choose))
+        # Robots move: a single stamp is seen in a third of the rounds.
+        seeds = [s for s in available(choose) if not STAMPS <= s < STAMPS + 10_000 or rng.random() < 1 / 3]
+        seeds = rng.permutation(seeds).tolist()
         for start in range(0, len(seeds) - GROUP + 1, GROUP):
-            group = [sample for seed in seeds[start : start + GROUP] for sample in load(int(seed))]
+            group = [sample for seed in seeds[start : start + GROUP] for sample in unpacked(seed)]
             order = rng.permutation(len(group))
             for i in range(0, len(group) - BATCH + 1, BATCH):
-                chosen = [augmented(group[j], rng) for j in order[i : i + BATCH]]
-                codes, *truths = (torch.from_numpy(np.stack(column)) for column in zip(*chosen, strict=True))
-                x = codes[:, :inputs].contiguous(memory_format=torch.channels_last)
-                yield [x.to(torch.bfloat16).mul_(1 / 255), *truths]
+                chosen = torch.from_numpy(np.stack([augmented(group[j], rng) for j in order[i : i + BATCH]]))
+                x = chosen[..., :inputs].permute(0, 3, 1, 2)
+                x = x.to(torch.bfloat16, memory_format=torch.channels_last).mul_(1 / 255)
+                yield [x, *(chosen[..., CHANNELS + k].contiguous() for k in range(4))]
 
 
 def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
