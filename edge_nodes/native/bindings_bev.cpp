@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Python's view of bird's-eye-view maps.
+// Python's view of bird's-eye-view maps, and of the registration of scans.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,11 +7,13 @@
 #include <array>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bev.h"
 #include "bindings.h"
+#include "registration.h"
 #include "sight.h"
 
 namespace py = pybind11;
@@ -116,6 +118,76 @@ py::array_t<uint8_t> sight_of(const Array<float>& reach, const Array<float>& pos
   return made;
 }
 
+std::vector<Point3> points_of(const Array<float>& given) {
+  if (given.ndim() != 2 || given.shape(1) != 3) throw std::invalid_argument("points are (N, 3)");
+  std::vector<Point3> points(size_t(given.shape(0)));
+  for (size_t i = 0; i < points.size(); ++i)
+    for (size_t k = 0; k < 3; ++k) points[i][k] = given.data()[3 * i + k];
+  return points;
+}
+
+VoxelSpace space_of(float range, float low, float high) {
+  if (!(range > 0 && range <= 200 && low < high)) throw std::invalid_argument("a range to 200 m, low below high");
+  return {range, low, high};
+}
+
+py::array_t<float> means_of(const py::array_t<float>& given, const GivenGround& ground, const VoxelSpace& space) {
+  const py::array_t<float> points = in_rows(given);
+  const BevGround under = ground.view();
+  const BevPoints cloud = view(points);
+  std::vector<Point3> found;
+  {
+    const py::gil_scoped_release release;
+    found = voxel_means(cloud, under, space);
+  }
+  py::array_t<float> out({py::ssize_t(found.size()), py::ssize_t(3)});
+  for (size_t i = 0; i < found.size(); ++i)
+    for (size_t k = 0; k < 3; ++k) out.mutable_data()[3 * i + k] = found[i][k];
+  return out;
+}
+
+py::tuple aligned(VoxelMap& map, const Array<float>& given, const Pose3& guess,
+                  const std::vector<std::tuple<float, float, int>>& stages, size_t least) {
+  const std::vector<Point3> points = points_of(given);
+  std::vector<Stage> todo;
+  for (const auto& [reach, scale, times] : stages) {
+    if (!(reach > 0 && scale > 0)) throw std::invalid_argument("reach and scale are greater than 0");
+    todo.push_back({reach, scale, times});
+  }
+  Alignment found{};
+  {
+    const py::gil_scoped_release release;
+    found = map.align(points, guess, todo, least);
+  }
+  return py::make_tuple(found.pose, found.apart, found.met);
+}
+
+void bind_registration(py::module_& m) {
+  m.def(
+      "voxel_means",
+      [](const py::array_t<float>& points, std::array<float, 3> plane, std::optional<Array<float>> patches,
+         float patches_per_m, float range, float low, float high) {
+        return means_of(points, {plane, std::move(patches), patches_per_m}, space_of(range, low, high));
+      },
+      "Mean x, y and height above the ground (M, 3) float32 of the points of each voxel.", py::arg("points"),
+      py::kw_only(), py::arg("plane"), py::arg("patches"), py::arg("patches_per_m"), py::arg("range"),
+      py::arg("low"), py::arg("high"));
+  py::class_<VoxelMap>(m, "VoxelMap", "One point a voxel, to register others against.")
+      .def(py::init([](const Array<float>& points, float range, float low, float high) {
+             return VoxelMap(points_of(points), space_of(range, low, high));
+           }),
+           py::arg("points"), py::kw_only(), py::arg("range"), py::arg("low"), py::arg("high"))
+      .def("align", aligned, "Pose (x, y, yaw), mean distance as a part of the last reach, points met.",
+           py::arg("points"), py::arg("guess"), py::kw_only(), py::arg("stages"), py::arg("least"))
+      .def(
+          "apart",
+          [](const VoxelMap& map, const Array<float>& points, const Pose3& pose, float reach) {
+            return map.apart(points_of(points), pose, reach);
+          },
+          "Mean distance (m) of points at a pose, each at most `reach`.", py::arg("points"), py::arg("pose"),
+          py::kw_only(), py::arg("reach"));
+}
+
 }  // namespace
 
 void edge::bind_bev(py::module_& m) {
@@ -143,4 +215,5 @@ void edge::bind_bev(py::module_& m) {
   m.def("sight_maps", sight_of, "Codes (n, n, 2) of the line of sight of the first scan and of all.",
         py::arg("reach"), py::kw_only(), py::arg("poses"), py::arg("cells"), py::arg("cell_m"),
         py::arg("steps_per_m"));
+  bind_registration(m);
 }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edge_nodes.native import _kernels as native
 from edge_nodes.perception.config import BevConfig
 from edge_nodes.perception.grid import cell_index
-from edge_nodes.perception.ground import PATCH_M, Ground
+from edge_nodes.perception.ground import Ground
 
 Codes = npt.NDArray[np.uint8]
 SLICES = 6
@@ -68,9 +68,7 @@ def bev_map(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig, *, 
         xyz,
         cells=config.cells,
         cells_per_m=1 / config.resolution_m,
-        plane=(ground.offset_m, ground.slope_x, ground.slope_y),
-        patches=ground.patches,
-        patches_per_m=1 / PATCH_M,
+        **ground.kernel,
         bottom=_BOTTOM_M,
         steps_per_m=1 / _STEP_M,
         slice=slice_of_step(config),

@@ -83,7 +83,7 @@ class EgoMotion:
                 raise self._unknown(way, stamp_ns)
             return Motion2()
         self.source = "scan"
-        return self._scans.update(standing_points(xyz, ground, self.config), gap_s)
+        return self._scans.update(standing_points(xyz, ground), gap_s)
 
     def _sensor_pose(self, stamp_ns: int) -> tuple[str, Matrix4] | None:
         """Return what tells the sensor's pose at a stamp, and the pose."""

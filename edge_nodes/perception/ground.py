@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ _SAMPLE = 30_000
 _MAX_SLOPE = 0.25
 # The lowest of many noisy points of a patch lies below the ground.
 _BIAS_M = 0.03
+# A plane so much higher or lower than the one before is something else, the ground being hidden, unless it is found
+# in so many scans in a row.
+_JUMP_M, _AGAIN = 0.3, 30
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Ground:
     slope_y: float = 0.0
     offset_m: float = 0.0
     patches: Array | None = None
+
+    @property
+    def kernel(self) -> dict[str, Any]:
+        """Itself as arguments of the C++ kernels."""
+        plane = (self.offset_m, self.slope_x, self.slope_y)
+        return {"plane": plane, "patches": self.patches, "patches_per_m": 1 / PATCH_M}
 
     def height_of(self, xyz: Array) -> Array:
         """Return the height above the ground of points (N, 3), float32 (N,)."""
@@ -64,10 +74,11 @@ class GroundEstimator:
         self._n = 2 * max(1, int(np.ceil(range_m / PATCH_M)))
         self._smoothing = smoothing
         self._plane: npt.NDArray[np.float64] | None = None
+        self._elsewhere = 0
 
     def reset(self) -> None:
         """Forget the ground of the scans so far."""
-        self._plane = None
+        self._plane, self._elsewhere = None, 0
 
     def estimate(self, xyz: Array) -> Ground:
         """Return the ground under `xyz` (N, 3).
@@ -85,13 +96,21 @@ class GroundEstimator:
         # The outermost patches also hold all that lies beyond them.
         inside = np.maximum(np.abs(x), np.abs(y)) < self._n / 2 * PATCH_M
         used = np.isfinite(low) & inside
-        plane = _fit(x[used], y[used], low[used].astype(float))
-        if plane is None:
-            plane = self._plane if self._plane is not None else np.array([0.0, 0.0, -1.0])
-        if self._plane is not None and abs(plane[2] - self._plane[2]) < 0.5:
-            plane = self._plane + self._smoothing * (plane - self._plane)
-        self._plane = plane
+        plane = self._plane = self._followed(_fit(x[used], y[used], low[used].astype(float)))
         return Ground(float(plane[0]), float(plane[1]), float(plane[2]), self._departures(low, used, x, y, plane))
+
+    def _followed(self, found: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
+        """Return the plane of all scans so far after one more has been `found`."""
+        before = self._plane
+        if before is None or found is None:
+            return next((plane for plane in (before, found) if plane is not None), np.array([0.0, 0.0, -1.0]))
+        self._elsewhere = self._elsewhere + 1 if abs(found[2] - before[2]) > _JUMP_M else 0
+        if self._elsewhere == 0:
+            return before + self._smoothing * (found - before)
+        if self._elsewhere < _AGAIN:
+            return before
+        self._elsewhere = 0
+        return found
 
     def _departures(
         self,

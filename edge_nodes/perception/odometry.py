@@ -1,42 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's own motion from scan to scan, by matching what stands around it (point-to-line ICP in the plane)."""
+"""The robot's own motion from scan to scan: point-to-plane ICP of what stands around it, for x, y and yaw.
+
+Chen and Medioni, "Object modelling by registration of multiple range images", 1992, section 3; weights after
+Geman and McClure. The kernel is `native/registration.cpp`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
-from edge_nodes.perception.config import BevConfig
-from edge_nodes.perception.grid import cell_index
+from edge_nodes.native import _kernels as native
 from edge_nodes.perception.ground import Ground
 
-Points = npt.NDArray[np.float64]
+Points = npt.NDArray[np.float32]
 # Reach of a match (m), scale of its robust weight (m), iterations.
-_STEPS = ((1.2, 0.2, 4), (0.5, 0.06, 6))
-_LEAST, _MOST = 40, 500
+_STAGES = ((1.2, 0.2, 5), (0.5, 0.08, 10))
+# How many points are matched, how many must meet something, and how many the map of sparse scans is to have.
+_MOST, _LEAST, _DENSE, _SCANS = 600, 40, 3000, 5
+_LOW_M, _HIGH_M, _RANGE_M = 0.2, 3.0, 32.0
+# Of the speed assumed where scans do not match, from scan to scan; how much it changes between scans at most.
+_FADING, _CHANGE_M_S, _CHANGE_RAD_S = 0.9, 4.0, 3.0
+_TURNS_RAD = (-0.12, -0.06, 0.06, 0.12)
 _WIDE_M, _MAX_M, _MAX_RAD = 3.0, 3.0, 0.5
+_SPACE = {"range": _RANGE_M, "low": _LOW_M, "high": _HIGH_M}
 
 
-def standing_points(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> Points:
-    """Return the middle (x, y) of each cell's points higher than 0.3 m, (M, 2), of 500 cells at most.
+def standing_points(xyz: npt.NDArray[np.float32], ground: Ground) -> Points:
+    """Return x, y and height above the ground (M, 3) of what stands within 32 m: the mean of each voxel's points.
 
     Args:
-        xyz: (N, 3) float32, m.
+        xyz: (N, 3) float32, m, sensor frame; points that are not finite count nowhere.
         ground: under them.
-        config: grid.
     """
-    height = ground.height_of(xyz)
-    high = np.flatnonzero((height > 0.3) & (height < 2.2))
-    index = cell_index(xyz[high], config)
-    count, x, y = (np.bincount(index, w, config.cells**2 + 1)[:-1] for w in (None, xyz[high, 0], xyz[high, 1]))
-    chosen = np.flatnonzero(count)
-    if len(chosen) > _MOST:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, _MOST).astype(int)]
-    return np.column_stack([x[chosen], y[chosen]]) / count[chosen, None]
+    return np.asarray(native.voxel_means(xyz, **ground.kernel, **_SPACE))
 
 
 class Motion2(NamedTuple):
@@ -66,98 +67,87 @@ class Motion2(NamedTuple):
 
 
 class ScanOdometry:
-    """Matches each scan's standing points with the scan before."""
+    """Matches each scan's standing points with those of the scan before; of sparse scans, with those of some before."""
 
     def __init__(self) -> None:
-        self._tree: cKDTree | None = None
-        self._points: Points = np.empty((0, 2))
-        self._information: npt.NDArray[np.float64] = np.empty((0, 2, 2))
-        self._speed = np.zeros(3)
+        self._scans: deque[Points] = deque(maxlen=_SCANS)
+        self._map: native.VoxelMap | None = None
+        self._speed: npt.NDArray[np.float64] | None = None
 
     def reset(self) -> None:
-        """Forget the scan before."""
-        self._tree = None
-        self._speed[:] = 0
+        """Forget the scans before."""
+        self._scans.clear()
+        self._map = None
+        self._speed = None
 
     def update(self, points: Points, seconds: float) -> Motion2:
         """Return the motion since the last call.
 
         Args:
-            points: (N, 2) m, of walls, poles, cars, ..., about one a cell of a map.
+            points: (N, 3) float32 m, as `standing_points` returns them.
             seconds: since the last call.
         """
         motion = Motion2()
         # A lone car in a field says nothing about the robot's motion.
-        wide = len(points) >= _LEAST and float(np.sqrt(points.var(0).sum())) > _WIDE_M
-        if self._tree is not None and wide and 0 < seconds < 1.0:
-            # First guess: it goes on as it did, or it stands; what fits better is kept.
-            guesses = [np.zeros(3)]
-            if np.abs(self._speed * seconds).max() > 0.05:
-                guesses.append(self._speed * seconds)
-            motion = _checked(*self._match(points, min(guesses, key=lambda g: self._apart(points, g))))
-            self._speed = np.array(motion[:3]) / seconds if motion.trusted else np.zeros(3)
-        self._remember(points)
+        wide = len(points) >= _LEAST and float(np.sqrt(points[:, :2].var(0).sum())) > _WIDE_M
+        if self._map is not None and wide and 0 < seconds < 1.0:
+            motion = self._match(self._map, _some(points, _MOST), seconds)
+        if motion.trusted and self._goes_on(motion, seconds):
+            self._speed = np.array(motion[:3]) / seconds
+        elif self._speed is not None and 0 < seconds < 1.0:
+            # It goes on for a while.
+            self._speed *= _FADING
+            x, y, yaw = (float(v) for v in self._speed * seconds)
+            motion = Motion2(x, y, yaw)
+        self._remember(points, motion)
         return motion
 
-    def _remember(self, points: Points) -> None:
-        self._tree = cKDTree(points) if len(points) >= _LEAST else None
-        self._points = points
-        if self._tree is None:
-            return
-        _, near = self._tree.query(points, k=6, distance_upper_bound=1.2)
-        there = (near < len(points))[..., None]
-        around = points[np.minimum(near, len(points) - 1)] * there
-        count = there.sum(1)
-        middle = around.sum(1) / count
-        off = (around - middle[:, None]) * there
-        spread = np.einsum("nki,nkj->nij", off, off)
-        # Across a wall a point is known well, along it hardly.
-        trace = np.trace(spread, axis1=1, axis2=2) + 1e-6
-        self._information = 1.002 * np.eye(2) - spread / trace[:, None, None]
+    def _goes_on(self, motion: Motion2, seconds: float) -> bool:
+        """Return whether a robot that went as before can have moved so; one that is beside a lorry seems to stand."""
+        if self._speed is None:
+            return True
+        change = np.abs(np.array(motion[:3]) / seconds - self._speed)
+        return bool(math.hypot(change[0], change[1]) < _CHANGE_M_S and change[2] < _CHANGE_RAD_S)
 
-    def _apart(self, points: Points, pose: npt.NDArray[np.float64]) -> float:
-        """Return how far the scans are apart at `pose`, from every fourth point."""
-        assert self._tree is not None
-        distance, _ = self._tree.query(_placed(points[::4], pose), distance_upper_bound=_STEPS[0][0])
-        return float(np.minimum(distance, _STEPS[0][0]).mean())
+    def _match(self, scans: native.VoxelMap, points: Points, seconds: float) -> Motion2:
+        # First guess: it goes on as it did, or it stands; if that is not known, it may turn. What fits best is kept.
+        guesses = [(0.0, 0.0, 0.0)]
+        if self._speed is None:
+            guesses += [(0.0, 0.0, yaw) for yaw in _TURNS_RAD]
+        elif np.abs(self._speed * seconds).max() > 0.05:
+            guesses.append(tuple(self._speed * seconds))
+        reach = _STAGES[0][0]
+        guess = min(guesses, key=lambda g: scans.apart(points[::4], g, reach=reach))
+        (x, y, yaw), apart, met = scans.align(points, guess, stages=_STAGES, least=_LEAST)
+        if met < _LEAST or apart > 0.6 or math.hypot(x, y) > _MAX_M or abs(yaw) > _MAX_RAD:
+            return Motion2()
+        return Motion2(x, y, yaw, True)
 
-    def _match(self, points: Points, guess: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
-        """Return (x, y, yaw) and the mean squared distance, large where scans do not overlap."""
-        assert self._tree is not None
-        pose = guess.copy()
-        cost = math.inf
-        for reach, scale, times in _STEPS:
-            for _ in range(times):
-                moved = _placed(points, pose)
-                distance, index = self._tree.query(moved, distance_upper_bound=reach)
-                ok = index < len(self._points)
-                if ok.sum() < _LEAST:
-                    return guess, math.inf
-                rest, matrix = moved[ok] - self._points[index[ok]], self._information[index[ok]]
-                lever = moved[ok] - pose[:2]
-                jacobian = np.zeros((len(rest), 2, 3))
-                jacobian[:, 0, 0] = jacobian[:, 1, 1] = 1
-                jacobian[:, 0, 2], jacobian[:, 1, 2] = -lever[:, 1], lever[:, 0]
-                squared = np.einsum("ni,nij,nj->n", rest, matrix, rest)
-                weighted = matrix / (1 + squared / scale**2)[:, None, None]
-                half = np.einsum("nia,nij->naj", jacobian, weighted)
-                normal = np.einsum("naj,njb->ab", half, jacobian) + np.diag([1e-3, 1e-3, 1e-2])
-                step = np.linalg.solve(normal, -np.einsum("naj,nj->a", half, rest))
-                pose += step
-                cost = float(np.minimum(distance, reach).mean()) / reach
-                if np.abs(step).max() < 2e-3:
-                    break
-        return pose, cost
+    def _remember(self, points: Points, motion: Motion2) -> None:
+        if not motion.trusted:
+            self._scans.clear()
+        back = motion.inverse()
+        for i, scan in enumerate(self._scans):
+            self._scans[i] = _placed(scan, back)
+        self._scans.appendleft(points)
+        while len(self._scans) > 1 and sum(map(len, list(self._scans)[:-1])) >= _DENSE:
+            self._scans.pop()
+        together = self._scans[0]
+        if len(self._scans) > 1:
+            together = native.voxel_means(np.concatenate(self._scans), **Ground().kernel, **_SPACE)
+        self._map = native.VoxelMap(together, **_SPACE) if len(together) >= _LEAST else None
 
 
-def _placed(points: Points, pose: npt.NDArray[np.float64]) -> Points:
-    c, s = math.cos(pose[2]), math.sin(pose[2])
-    out: Points = points @ np.array([[c, s], [-s, c]]) + pose[:2]
+def _some(points: Points, most: int) -> Points:
+    if len(points) <= most:
+        return points
+    chosen: Points = points[np.linspace(0, len(points) - 1, most).astype(int)]
+    return chosen
+
+
+def _placed(points: Points, way: Motion2) -> Points:
+    c, s = math.cos(way.yaw), math.sin(way.yaw)
+    out = points.copy()
+    out[:, 0] = c * points[:, 0] - s * points[:, 1] + way.x
+    out[:, 1] = s * points[:, 0] + c * points[:, 1] + way.y
     return out
-
-
-def _checked(pose: npt.NDArray[np.float64], cost: float) -> Motion2:
-    x, y, yaw = (float(v) for v in pose)
-    if cost > 0.6 or math.hypot(x, y) > _MAX_M or abs(yaw) > _MAX_RAD:
-        return Motion2()
-    return Motion2(x, y, yaw, True)

@@ -16,7 +16,7 @@ from scipy.ndimage import maximum_filter1d
 
 from edge_nodes.native import _kernels as native
 from edge_nodes.perception.config import BevConfig
-from edge_nodes.perception.ground import PATCH_M, Ground
+from edge_nodes.perception.ground import Ground
 from edge_nodes.perception.odometry import Motion2
 
 SIGHT = 2
@@ -43,9 +43,7 @@ def reach(xyz: npt.NDArray[np.float32], ground: Ground, config: BevConfig) -> Re
     """
     found = native.sight_reach(
         xyz,
-        plane=(ground.offset_m, ground.slope_x, ground.slope_y),
-        patches=ground.patches,
-        patches_per_m=1 / PATCH_M,
+        **ground.kernel,
         top=config.max_height_m + ABOVE_M,
         bins=BINS,
     )

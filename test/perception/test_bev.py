@@ -180,6 +180,19 @@ def test_gaps_and_steps_back_start_the_history_anew(jump_s):
     assert history.push(xyz, 10**10 + round(jump_s * 1e9))[..., 6:].max() == 0
 
 
+def test_ground_stays_where_it_was_while_it_is_hidden():
+    """Between two lorries nothing but their decks returns; the robot has not sunk."""
+    rng = np.random.default_rng(6)
+    flat = rng.uniform(-20, 20, (20_000, 2)).astype(np.float32)
+    ground, decks = (np.column_stack([flat, np.full(len(flat), z, np.float32)]) for z in (-1.2, -0.5))
+    estimator = GroundEstimator(32.0)
+    for scan in (ground, ground, *[decks] * 10):
+        assert estimator.estimate(scan).offset_m == pytest.approx(-1.2, abs=0.05)
+    for _ in range(30):  # it has, after all
+        offset = estimator.estimate(decks).offset_m
+    assert offset == pytest.approx(-0.5, abs=0.05)
+
+
 @pytest.mark.parametrize("height", [0.3, 0.9, 2.0])
 @pytest.mark.parametrize("slope", [(0.0, 0.0), (0.03, -0.02)])
 def test_ground_is_found_under_clutter(height, slope):
