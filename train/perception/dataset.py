@@ -35,7 +35,7 @@ PLAIN_TEST_SEEDS = (*range(90_000, 90_060), *range(95_000, 95_040))
 OUTDOOR_TEST_SEEDS = tuple(range(97_000, 97_060))
 TEST_SEEDS = (*PLAIN_TEST_SEEDS, *OUTDOOR_TEST_SEEDS)
 _HELD_OUT = frozenset(TEST_SEEDS)
-VERSION = 3
+VERSION = 4
 INTENSITY_FULL = 0.0
 """`bev.intensity_full` of the networks to train; sensors are made with 0 to 255. The shipped ones know no intensity."""
 PLAIN = 36 + 2 * (INTENSITY_FULL > 0)
