@@ -185,6 +185,13 @@ void bind_registration(py::module_& m) {
             return map.apart(points_of(points), pose, reach);
           },
           "Mean distance (m) of points at a pose, each at most `reach`.", py::arg("points"), py::arg("pose"),
+          py::kw_only(), py::arg("reach"))
+      .def(
+          "met",
+          [](const VoxelMap& map, const Array<float>& points, const Pose3& pose, float reach) {
+            return map.met(points_of(points), pose, reach);
+          },
+          "Part of points that have something within `reach` (m) at a pose.", py::arg("points"), py::arg("pose"),
           py::kw_only(), py::arg("reach"));
 }
 

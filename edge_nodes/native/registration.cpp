@@ -46,10 +46,7 @@ Eigen3 eigen(double a[3][3]) {
   int order[3] = {0, 1, 2};
   std::sort(order, order + 3, [&](int i, int j) { return a[i][i] < a[j][j]; });
   Eigen3 out{};
-  for (int i = 0; i < 3; ++i) {
-    out.value[i] = a[order[i]][order[i]];
-    out.smallest[i] = v[i][order[0]];
-  }
+  for (int i = 0; i < 3; ++i) out.value[i] = a[order[i]][order[i]], out.smallest[i] = v[i][order[0]];
   return out;
 }
 
@@ -253,6 +250,13 @@ double VoxelMap::apart(const std::vector<Point3>& points, const Pose3& pose, flo
   double sum = 0;
   for (const Point3& point : points) sum += std::sqrt(nearest(placed(point, c, s, pose), reach).square);
   return points.empty() ? 0.0 : sum / double(points.size());
+}
+
+double VoxelMap::met(const std::vector<Point3>& points, const Pose3& pose, float reach) const {
+  const double c = std::cos(pose[2]), s = std::sin(pose[2]);
+  size_t count = 0;
+  for (const Point3& point : points) count += nearest(placed(point, c, s, pose), reach).index >= 0;
+  return points.empty() ? 0.0 : double(count) / double(points.size());
 }
 
 }  // namespace edge

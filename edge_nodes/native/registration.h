@@ -47,6 +47,9 @@ class VoxelMap {
   // Returns the mean distance of `points` at a pose, each at most `reach`.
   double apart(const std::vector<Point3>& points, const Pose3& pose, float reach) const;
 
+  // Returns which part of `points` has something within `reach` at a pose.
+  double met(const std::vector<Point3>& points, const Pose3& pose, float reach) const;
+
  private:
   struct Plane {
     float x, y, z, weight;

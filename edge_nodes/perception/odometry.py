@@ -25,6 +25,9 @@ _MOST, _LEAST, _DENSE, _SCANS = 600, 40, 3000, 5
 _LOW_M, _HIGH_M, _RANGE_M = 0.2, 3.0, 32.0
 # Of the speed assumed where scans do not match, from scan to scan; how much it changes between scans at most.
 _FADING, _CHANGE_M_S, _CHANGE_RAD_S = 0.9, 4.0, 3.0
+# What is so near is the same thing. The farther a motion beyond so much, the more things it has to explain than
+# standing still does: by this part of them for each metre, at most by half.
+_SAME_M, _FAR_M, _MORE_PER_M, _MORE = 0.1, 0.12, 6.0, 0.5
 _TURNS_RAD = (-0.12, -0.06, 0.06, 0.12)
 _WIDE_M, _MAX_M, _MAX_RAD = 3.0, 3.0, 0.5
 _SPACE = {"range": _RANGE_M, "low": _LOW_M, "high": _HIGH_M}
@@ -121,6 +124,12 @@ class ScanOdometry:
         (x, y, yaw), apart, met = scans.align(points, guess, stages=_STAGES, least=_LEAST)
         if met < _LEAST or apart > 0.6 or math.hypot(x, y) > _MAX_M or abs(yaw) > _MAX_RAD:
             return Motion2()
+        more = _MORE_PER_M * (math.hypot(x, y) - _FAR_M)
+        if more > 0:
+            # Most of what a robot sees that stands in traffic may move; but the rest is where it was.
+            moving, standing = (scans.met(points, pose, reach=_SAME_M) for pose in ((x, y, yaw), (0.0, 0.0, 0.0)))
+            if moving < (1 + min(more, _MORE)) * standing:
+                return Motion2()
         return Motion2(x, y, yaw, True)
 
     def _remember(self, points: Points, motion: Motion2) -> None:

@@ -10,7 +10,8 @@ import pytest
 from scipy.spatial import cKDTree
 
 from edge_nodes.native import _kernels as native
-from edge_nodes.perception import BevConfig, BevHistory, Ground
+from edge_nodes.perception import BevConfig, BevHistory, Ground, GroundEstimator
+from edge_nodes.perception.frames import read_frames
 from edge_nodes.perception.grid import moved
 from edge_nodes.perception.odometry import Motion2, ScanOdometry, standing_points
 
@@ -92,6 +93,25 @@ def test_registration_finds_the_pose_that_open3d_finds():
     assert met > 1000
 
 
+def recorded(path):
+    """Return the motion at each step of a recorded pack as the nodes find it."""
+    estimator, odometry = GroundEstimator(32.0), ScanOdometry()
+    return [odometry.update(standing_points(f.xyz, estimator.estimate(f.xyz)), 0.1) for f in read_frames(path)][1:]
+
+
+def test_a_recorded_drive_is_matched_throughout(data_dir):
+    motions = recorded(data_dir / "lidar_nc" / "kitti_city_b_040f.npz")
+    assert all(m.trusted for m in motions)
+    # It drives at 3 to 4 m/s; its stamps are those of the pack, 0.1 s apart, within some milliseconds.
+    assert np.abs(np.diff([m.x for m in motions])).max() < 0.04
+    assert np.mean([m.x for m in motions]) == pytest.approx(0.335, abs=0.01)
+
+
+def test_a_recorded_sensor_beside_a_road_stands(data_dir):
+    motions = recorded(data_dir / "lidar" / "ouster_osf_fw_3.2_10scans.npz")
+    assert max(math.hypot(m.x, m.y) for m in motions) < 0.1
+
+
 def test_standing_points_are_the_means_of_voxels():
     rng = np.random.default_rng(4)
     xyz = rng.uniform((-40, -40, -2), (40, 40, 3), (30_000, 3)).astype(np.float32)
@@ -128,6 +148,21 @@ def test_what_says_nothing_is_not_trusted():
     odometry.update(lone, 0.1)
     assert not odometry.update(lone + np.float32(0.3), 0.1).trusted
     assert not odometry.update(np.empty((0, 3), np.float32), 0.1).trusted
+
+
+def test_a_robot_that_stands_in_traffic_stands():
+    """Cars fill the view and go by in step; little of what is seen stands."""
+    rng, odometry = np.random.default_rng(7), ScanOdometry()
+    x, y = np.arange(0, 4.5, 0.25), np.arange(0, 1.75, 0.25)
+    ends = [np.column_stack([np.full(len(y), at), y]) for at in (0.0, 4.5)]
+    car = np.concatenate([np.column_stack([x, np.zeros(len(x))]), *ends])
+    cars = np.concatenate([car + np.array([7 * i - 24, lane]) for i in range(7) for lane in (3.0, 6.5, -5.0)])
+    posts = rng.uniform(-20, 20, (30, 2)) * (1, 0.2) - (0, 12)
+    for i in range(8):
+        scan = upright(np.concatenate([cars - (0.75 * i, 0), posts]))
+        scan += rng.normal(0, 0.02, scan.shape).astype(np.float32)
+        got = odometry.update(standing_points(scan, Ground()), 0.1)
+        assert got[:3] == pytest.approx((0, 0, 0), abs=0.05)
 
 
 def test_a_robot_goes_on_when_its_scans_say_nothing_for_a_moment():

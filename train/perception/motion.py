@@ -48,7 +48,7 @@ def registered(scans: Scans, guesses: Iterable[Motion2]) -> Iterator[Motion2]:
     before = None
     waiting = iter(guesses)
     for xyz in scans:
-        cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz[:, :3].astype(float))).voxel_down_sample(0.3)
+        cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz.astype(float))).voxel_down_sample(0.3)
         cloud.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(1.0, 20))
         if before is not None:
             guess, pose = next(waiting), np.eye(4)
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, nargs="*", default=[], metavar="PACK", help="recorded sequences")
     for path in parser.parse_args().real:
-        scans = [frame.points[:, :3] for frame in read_frames(path)]
+        scans = [frame.xyz for frame in read_frames(path)]
         motions = list(found(scans))
         off = np.array([apart(a, b) for a, b in zip(motions, registered(scans, motions), strict=True)])
         lost = sum(not m.trusted for m in motions)
