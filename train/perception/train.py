@@ -83,15 +83,18 @@ def augmented(sample: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.ND
     return out
 
 
-def batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
+def batches(
+    rng: np.random.Generator, choose: Sequence[int], inputs: int, stamps: float = 1.0
+) -> Iterator[list[Tensor]]:
     """Yield batches without end, loaded by a thread; sequences that appear in the cache meanwhile are taken up.
 
     Args:
         rng: of order and augmentation.
         choose: seeds.
         inputs: how many channels of an input are wanted; they come as bfloat16, 0 to 1, channels last in memory.
+        stamps: in which part of the rounds a single stamp comes: robots move.
     """
-    made = _batches(rng, choose, inputs)
+    made = _batches(rng, choose, inputs, stamps)
     with ThreadPoolExecutor(1, "loader") as loader:
         waiting = deque(loader.submit(next, made) for _ in range(AHEAD))
         while True:
@@ -99,10 +102,9 @@ def batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Ite
             yield waiting.popleft().result()
 
 
-def _batches(rng: np.random.Generator, choose: Sequence[int], inputs: int) -> Iterator[list[Tensor]]:
+def _batches(rng: np.random.Generator, choose: Sequence[int], inputs: int, stamps: float) -> Iterator[list[Tensor]]:
     while True:
-        # Robots move: a single stamp is seen in a third of the rounds.
-        seeds = [s for s in available(choose) if not STAMPS <= s < STAMPS + 10_000 or rng.random() < 1 / 3]
+        seeds = [s for s in available(choose) if not STAMPS <= s < STAMPS + 10_000 or rng.random() < stamps]
         seeds = rng.permutation(seeds).tolist()
         for start in range(0, len(seeds) - GROUP + 1, GROUP):
             group = [sample for seed in seeds[start : start + GROUP] for sample in unpacked(seed)]
@@ -153,11 +155,22 @@ def build(name: str) -> Any:
     return KINDS[ARCHITECTURES[name]](**HYPER[name])
 
 
-def begin(name: str, start: str) -> nn.Module:
-    """Return a network with the weights to start from: "shipped", "checkpoint" or "none"."""
+def begin(name: str, start: str, *, keep: float = 0.0) -> nn.Module:
+    """Return a network with the weights to start from.
+
+    Args:
+        name: key of `HYPER`.
+        start: "shipped", "checkpoint" or "none".
+        keep: share of the shipped weights in those of the checkpoint.
+    """
     network: nn.Module = build(name).to(memory_format=torch.channels_last)
+    shipped = models.find(f"perception/{name}").path
     if start != "none":
-        grown(network, load_file(checkpoint(name) if start == "checkpoint" else models.find(f"perception/{name}").path))
+        grown(network, load_file(checkpoint(name) if start == "checkpoint" else shipped))
+    if keep > 0:
+        before = copy.deepcopy(network)
+        grown(before, load_file(shipped))
+        average(network, before, 1 - keep)
     return network
 
 
@@ -182,21 +195,23 @@ def together(network: nn.Module, done: float) -> float:
     return float(flat[0])
 
 
-def train(name: str, minutes: float, *, seed: int, start: str, peak: float, progress: float) -> None:
+def train(
+    name: str, minutes: float, *, network: nn.Module, seed: int, peak: float, progress: float, stamps: float
+) -> None:
     """Train one network for some minutes; the averaged weights are saved as it goes.
 
     Args:
         name: key of `HYPER`.
         minutes: of the clock; the learning rate falls with them, as a cosine.
+        network: to train, see `begin`.
         seed: of order and augmentation.
-        start: see `begin`.
         peak: highest learning rate.
         progress: share of a longer training that is done already, for the learning rate.
+        stamps: see `batches`.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     heap.keep()
-    network = begin(name, start)
     mean = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.01)
     # Stamps without history say nothing about motion.
@@ -204,7 +219,8 @@ def train(name: str, minutes: float, *, seed: int, start: str, peak: float, prog
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     first = saved = time.monotonic()
     running, done = 0.0, progress
-    for step, batch in enumerate(batches(np.random.default_rng((seed, rank)), choose, HYPER[name]["inputs"])):
+    source = batches(np.random.default_rng((seed, rank)), choose, HYPER[name]["inputs"], stamps)
+    for step, batch in enumerate(source):
         if done >= 1:
             break
         for entry in optimizer.param_groups:
@@ -248,10 +264,16 @@ def main() -> None:
         "--start", choices=("none", "shipped", "checkpoint"), default="none", help="weights to begin with"
     )
     parser.add_argument("--progress", type=float, default=0.0, help="share of a longer training that is done already")
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the shipped weights to begin with")
+    parser.add_argument(
+        "--stamps", type=float, default=1 / 3, help="part of the rounds that have a single stamp in them"
+    )
     args = parser.parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         distributed.init_process_group("gloo")
-    train(args.network, args.minutes, seed=args.seed, start=args.start, peak=args.peak, progress=args.progress)
+    network = begin(args.network, args.start, keep=args.keep)
+    how = {name: getattr(args, name) for name in ("seed", "peak", "progress", "stamps")}
+    train(args.network, args.minutes, network=network, **how)
 
 
 if __name__ == "__main__":
