@@ -160,7 +160,8 @@ def calibrated(name: str) -> dict[str, torch.Tensor]:
 def mixed(state: dict[str, torch.Tensor], name: str, keep: float) -> dict[str, torch.Tensor]:
     """Return `state` with the share `keep` of the shipped weights in it, for what they knew better.
 
-    Units that these lack add so much less.
+    Weights trained on from others may be averaged with them (arXiv 2109.01903, section 3). Units that these lack add so
+    much less.
     """
     before = {k: v.float() for k, v in load_file(models.find(f"perception/{name}").path).items()}
     fewer = {k for k in state if k not in before and k.endswith(("norm.weight", "norm.bias", "coarse.weight"))}
