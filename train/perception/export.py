@@ -25,7 +25,7 @@ from edge_nodes.perception.inference import FORMAT
 from train.perception.calibrate import calibrate
 from train.perception.dataset import TEST_SEEDS, TRAIN_SEEDS, available, held_out, load
 from train.perception.evaluate import evaluate
-from train.perception.train import ARCHITECTURES, HYPER, build, checkpoint
+from train.perception.train import ARCHITECTURES, HYPER, build, checkpoint, shipped
 
 DOC = {
     "segmentation": "What each cell of the map around the robot is",
@@ -163,7 +163,7 @@ def mixed(state: dict[str, torch.Tensor], name: str, keep: float) -> dict[str, t
     Weights trained on from others may be averaged with them (arXiv 2109.01903, section 3). Units that these lack add so
     much less.
     """
-    before = {k: v.float() for k, v in load_file(models.find(f"perception/{name}").path).items()}
+    before = {k: v.float() for k, v in shipped(name).items()}
     fewer = {k for k in state if k not in before and k.endswith(("norm.weight", "norm.bias", "coarse.weight"))}
     out = {k: v * (1 - keep) if k in fewer else v for k, v in state.items()}
     return out | {k: out[k].lerp(v, keep) for k, v in before.items() if out[k].dtype.is_floating_point}

@@ -36,10 +36,10 @@ from train.perception.dataset import (
     CHANNELS,
     INTENSITY_FULL,
     PLAIN,
-    STAMPS,
     TRAIN_SEEDS,
     available,
     cache,
+    is_stamp,
     turned,
     unpacked,
 )
@@ -104,7 +104,7 @@ def batches(
 
 def _batches(rng: np.random.Generator, choose: Sequence[int], inputs: int, stamps: float) -> Iterator[list[Tensor]]:
     while True:
-        seeds = [s for s in available(choose) if not STAMPS <= s < STAMPS + 10_000 or rng.random() < stamps]
+        seeds = [s for s in available(choose) if not is_stamp(s) or rng.random() < stamps]
         seeds = rng.permutation(seeds).tolist()
         for start in range(0, len(seeds) - GROUP + 1, GROUP):
             group = [sample for seed in seeds[start : start + GROUP] for sample in unpacked(seed)]
@@ -155,6 +155,11 @@ def build(name: str) -> Any:
     return KINDS[ARCHITECTURES[name]](**HYPER[name])
 
 
+def shipped(name: str) -> dict[str, Tensor]:
+    """Return the weights of a network as the package has them."""
+    return load_file(models.find(f"perception/{name}").path)
+
+
 def begin(name: str, start: str, *, keep: float = 0.0) -> nn.Module:
     """Return a network with the weights to start from.
 
@@ -164,12 +169,11 @@ def begin(name: str, start: str, *, keep: float = 0.0) -> nn.Module:
         keep: share of the shipped weights in those of the checkpoint.
     """
     network: nn.Module = build(name).to(memory_format=torch.channels_last)
-    shipped = models.find(f"perception/{name}").path
     if start != "none":
-        grown(network, load_file(checkpoint(name) if start == "checkpoint" else shipped))
+        grown(network, load_file(checkpoint(name)) if start == "checkpoint" else shipped(name))
     if keep > 0:
         before = copy.deepcopy(network)
-        grown(before, load_file(shipped))
+        grown(before, shipped(name))
         average(network, before, 1 - keep)
     return network
 
